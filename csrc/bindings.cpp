@@ -1,0 +1,14 @@
+// The compiled half of megatron_math: every builder allocates and returns its own arrays, checks
+// every size, and throws std::invalid_argument with the numbers in it. NumPy twins: native/.
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+void bind_index_writer(py::module_& m);
+void bind_order(py::module_& m);
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "C++ builders of megatron_math: index writer, sample, pack and blend orders.";
+  bind_index_writer(m);
+  bind_order(m);
+}
