@@ -1,0 +1,1 @@
+"""Ground floor: records, manifests, config loading, atomic files, logging. No torch, no network."""

@@ -1,0 +1,16 @@
+"""One logger for the whole program; rank 0 speaks, the others only warn."""
+
+import logging
+import sys
+
+log = logging.getLogger("megatron_math")
+
+
+def set_up_logging(*, quiet: bool = False, rank: int = 0) -> None:
+    """Send the program's log to standard error, one line a message, once."""
+    log.setLevel(logging.WARNING if quiet or rank else logging.INFO)
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+        log.propagate = False
