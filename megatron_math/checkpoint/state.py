@@ -1,0 +1,122 @@
+"""Tensors in and out of Megatron's `torch_dist` format, through megatron.core.
+
+Weights are saved under Megatron-Core's own keys, so that plain core (and Megatron-LM) loads them
+and any layout reads what any other wrote. The optimizer state is saved in core's fully reshardable
+form: the default form raises in megatron-core 0.16.1 ('flattened_range is not supported').
+"""
+
+import queue
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.validation import StrictHandling
+
+from megatron_math.base.errors import UserError
+
+OPTIMIZER_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
+
+
+def model_state(models: Sequence[Any]) -> dict[str, Any]:
+    """Sharded state of this rank's model chunks, under the names Megatron-LM gives them."""
+    plain = [getattr(model, "module", model) for model in models]
+    names = ["model"] if len(plain) == 1 else [f"model{number}" for number in range(len(plain))]
+    return {name: model.sharded_state_dict() for name, model in zip(names, plain, strict=True)}
+
+
+def save_weights(models: Sequence[Any], folder: Path) -> None:
+    """Write the weights of all ranks into the existing, empty `folder`. Collective."""
+    _save(model_state(models), folder)
+
+
+def load_weights(models: Sequence[Any], folder: Path) -> None:
+    """Fill the models from `folder`, whatever layout wrote it. Collective.
+
+    Raises UserError when names or shapes do not fit: a checkpoint of another architecture.
+    """
+    loaded = _load(model_state(models), folder)
+    _fill(models, loaded)
+
+
+def save_training_state(
+    models: Sequence[Any], optimizer: Any, folder: Path, common: dict[str, Any]
+) -> None:
+    """Write weights, optimizer state and `common` (small, equal on all ranks). Collective."""
+    state = model_state(models)
+    optimizer_state = optimizer.sharded_state_dict(state, metadata=OPTIMIZER_METADATA)
+    _save(state | {"optimizer": optimizer_state} | common, folder)
+
+
+def load_training_state(models: Sequence[Any], optimizer: Any, folder: Path) -> dict[str, Any]:
+    """Fill models and optimizer from `folder`; returns the common part. Collective."""
+    create_optimizer_state(optimizer)
+    state = model_state(models)
+    optimizer_state = optimizer.sharded_state_dict(
+        state, is_loading=True, metadata=OPTIMIZER_METADATA
+    )
+    loaded = _load(state | {"optimizer": optimizer_state}, folder)
+    _fill(models, loaded)
+    optimizer.load_state_dict(loaded["optimizer"])
+    separate_step_counters(optimizer)
+    return loaded
+
+
+def create_optimizer_state(optimizer: Any) -> None:
+    """Give a fresh Adam its moments, so that there is something to load into.
+
+    Without Transformer Engine or Apex core builds torch's AdamW, whose state is empty before the
+    first step; `sharded_state_dict(is_loading=True)` then asserts `len(steps) == 1`.
+    """
+    for inner in inner_optimizers(optimizer):
+        for group in inner.param_groups:
+            for parameter in group["params"]:
+                if not inner.state[parameter]:
+                    inner.state[parameter] = {
+                        "step": torch.tensor(0.0),
+                        "exp_avg": torch.zeros_like(parameter),
+                        "exp_avg_sq": torch.zeros_like(parameter),
+                    }
+
+
+def separate_step_counters(optimizer: Any) -> None:
+    """One `step` tensor per parameter: core loads a single one shared by all, and torch's AdamW
+    then advances it once per parameter (45 counted steps for 6 real ones, 2026-11-21)."""
+    for inner in inner_optimizers(optimizer):
+        for state in inner.state.values():
+            if torch.is_tensor(state.get("step")):
+                state["step"] = state["step"].clone()
+
+
+def inner_optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
+    """The torch optimizers at the bottom of core's wrappers."""
+    chained = getattr(optimizer, "chained_optimizers", [optimizer])
+    return [one.optimizer for one in chained if getattr(one, "optimizer", None) is not None]
+
+
+def _save(state: dict[str, Any], folder: Path) -> None:
+    # Core would start a manager process for this queue. A synchronous save reads the results in
+    # the process that wrote them, so a plain queue does, costs nothing and leaves no orphan
+    # behind a kill.
+    filesystem_async._results_queue = queue.SimpleQueue()
+    dist_checkpointing.save(state, str(folder))
+
+
+def _load(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    try:
+        return dist_checkpointing.load(state, str(folder), strict=StrictHandling.RAISE_ALL)
+    except Exception as error:  # core raises several kinds; each means: this is not that model
+        raise UserError(
+            f"the checkpoint {folder} does not hold this model: {str(error)[:600]}"
+        ) from error
+
+
+def _fill(models: Sequence[Any], loaded: dict[str, Any]) -> None:
+    plain = [getattr(model, "module", model) for model in models]
+    if len(plain) == 1:
+        plain[0].load_state_dict(loaded["model"], strict=True)
+        return
+    for number, model in enumerate(plain):
+        model.load_state_dict(loaded[f"model{number}"], strict=True)
