@@ -1,4 +1,4 @@
-"""ModelConfig: the numbers that define a model, and their two-way door to a Hugging Face config.json.
+"""ModelConfig: the numbers that define a model, and their door to Hugging Face's config.json.
 
 Torch-free. Reads and writes plain dictionaries; files are opened by the callers (`presets`, the
 convert room). The three families share one block: RMSNorm, rotary positions, grouped-query
@@ -195,7 +195,6 @@ class ModelConfig(Section):
             )
         _refuse_unsupported(hf, family)
         rope_base, rope_scaling = _rope_from_hf(hf)
-        values = {ours: hf[theirs] for theirs, ours in _REQUIRED_HF_KEYS.items()}
         # transformers gives a Mistral configuration without the key a window of 4096.
         window = hf.get("sliding_window", 4096) if family == "mistral" else None
         fields = {
