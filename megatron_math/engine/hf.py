@@ -1,0 +1,215 @@
+"""Greedy batched generation from a local Hugging Face folder, on CPU or on one accelerator.
+
+The decode loop is our own: `generate()` of transformers keeps finished rows in the batch until the
+slowest one ends and tests stop strings row by row in Python. torch and transformers are imported
+when an engine is made, not before.
+
+Shapes: B rows of the batch, S prompt tokens, T prompt and generated tokens.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from megatron_math.base.errors import UserError
+from megatron_math.engine.interface import Engine, Generation, cut_at_stop
+
+# Finished rows leave the batch once this share of it is idle: each removal copies the cache.
+IDLE_SHARE = 0.25
+# Stop strings are looked for in the decoded tail of each row, every so many tokens.
+STOP_INTERVAL_TOKENS = 4
+
+
+class HuggingFaceEngine(Engine):
+    """A causal language model in a local folder, with its own tokenizer and end tokens.
+
+    Prompts are sorted by length into batches of `batch_size` and padded on the left. In fp32 a
+    row's answer is the same in any batch, up to ties between logits closer than rounding.
+    Raises UserError when the folder does not hold a model and a tokenizer.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        batch_size: int = 64,
+        dtype: Literal["fp32", "bf16"] = "fp32",
+        device: str | None = None,
+    ) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()  # a bar per tensor file, into our log
+
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"{folder} is not a Hugging Face model folder (no config.json); give a folder "
+                f"with config.json, weights and tokenizer, such as <run>/60_export/hf"
+            )
+        if device is None:
+            accelerator = torch.accelerator.current_accelerator(check_available=True)
+            device = accelerator.type if accelerator else "cpu"
+        self.batch_size = batch_size
+        self._device = torch.device(device)
+        torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch_dtype, local_files_only=True
+            )
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder} cannot be loaded by transformers: {error}") from error
+        self._model = model.to(self._device).eval()
+        self._max_tokens: int = model.config.max_position_embeddings
+        self._end_ids = self._find_end_ids()
+
+    def generate(
+        self, prompts: Sequence[str], max_new_tokens: int, stop: Sequence[str] = ()
+    ) -> list[Generation]:
+        if not prompts:
+            return []
+        prompt_ids = self._encode(prompts, max_new_tokens)
+        # Longest first: the batch that needs most memory is met at once, not after an hour.
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompt_ids[i]), i))
+        answers: dict[int, Generation] = {}
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            generations = self._generate_batch([prompt_ids[i] for i in batch], max_new_tokens, stop)
+            answers.update(zip(batch, generations, strict=True))
+        return [answers[i] for i in range(len(prompts))]
+
+    def _find_end_ids(self) -> list[int]:
+        for end in (
+            self._model.generation_config.eos_token_id,
+            self._model.config.eos_token_id,
+            self._tokenizer.eos_token_id,
+        ):
+            if end is not None:
+                return list(end) if isinstance(end, list | tuple) else [end]
+        return []
+
+    def _encode(self, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
+        encoded = self._tokenizer(list(prompts), add_special_tokens=True)["input_ids"]
+        for ids, prompt in zip(encoded, prompts, strict=True):
+            while ids and ids[-1] in self._end_ids:  # some tokenizers close every text themselves
+                ids.pop()
+            if not ids or len(ids) >= self._max_tokens or max_new_tokens < 1:
+                raise UserError(
+                    f"a prompt of {len(ids)} tokens and {max_new_tokens} new tokens were asked; "
+                    f"the model holds {self._max_tokens} tokens and needs at least one of each; "
+                    f"shorten the prompt (fewer shots?): {prompt!r:.120}"
+                )
+        return encoded
+
+    def _generate_batch(
+        self, prompt_ids: list[list[int]], max_new_tokens: int, stop: Sequence[str]
+    ) -> list[Generation]:
+        import torch
+
+        room = [min(max_new_tokens, self._max_tokens - len(ids)) for ids in prompt_ids]
+        new_ids: list[list[int]] = [[] for _ in prompt_ids]
+        ended = [False] * len(prompt_ids)
+        with torch.inference_mode():
+            decoder = _Decoder(self._model, prompt_ids, self._device)
+            while True:
+                done = set()
+                check_stop = stop and decoder.num_steps % STOP_INTERVAL_TOKENS == 0
+                for row, token in zip(decoder.rows, decoder.step(), strict=True):
+                    if ended[row] or len(new_ids[row]) == room[row]:
+                        done.add(row)  # idle until the next removal
+                    elif token in self._end_ids:
+                        ended[row] = True
+                        done.add(row)
+                    else:
+                        new_ids[row].append(token)
+                        if len(new_ids[row]) == room[row]:
+                            done.add(row)
+                if check_stop:
+                    for row in self._rows_at_stop(decoder.rows, new_ids, stop):
+                        ended[row] = True
+                        done.add(row)
+                if len(done) == len(decoder.rows):
+                    break
+                if len(done) >= IDLE_SHARE * len(decoder.rows):
+                    decoder.drop(done)
+        return [self._finish(ids, end, stop) for ids, end in zip(new_ids, ended, strict=True)]
+
+    def _rows_at_stop(
+        self, rows: list[int], new_ids: list[list[int]], stop: Sequence[str]
+    ) -> list[int]:
+        """Rows whose text holds a stop string. A token is at least one byte, hence the tail."""
+        longest_bytes = max(len(string.encode()) for string in stop)
+        tail_tokens = longest_bytes + 2 * STOP_INTERVAL_TOKENS
+        tails = self._decode([new_ids[row][-tail_tokens:] for row in rows])
+        hits = [row for row, text in zip(rows, tails, strict=True) if cut_at_stop(text, stop)[1]]
+        # A tail may decode differently from the whole (a leading space): the whole text decides.
+        texts = self._decode([new_ids[row] for row in hits])
+        return [row for row, text in zip(hits, texts, strict=True) if cut_at_stop(text, stop)[1]]
+
+    def _finish(self, ids: list[int], ended: bool, stop: Sequence[str]) -> Generation:
+        text, stopped = cut_at_stop(self._decode([ids])[0], stop)
+        if stopped:  # tokens made after the stop string, before it was looked for, do not count
+            while len(ids) > 1 and cut_at_stop(self._decode([ids[:-1]])[0], stop)[1]:
+                ids = ids[:-1]
+        return Generation(text, "stop" if ended or stopped else "length", len(ids))
+
+    def _decode(self, batch: list[list[int]]) -> list[str]:
+        if not batch:
+            return []
+        return self._tokenizer.batch_decode(
+            batch, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+
+class _Decoder:
+    """One left-padded batch on its way through the model, with its key-value cache.
+
+    rows: for each row still in the batch, its number in the batch that it began with.
+    """
+
+    def __init__(self, model: Any, prompt_ids: list[list[int]], device: Any) -> None:
+        import torch
+        from transformers import DynamicCache
+
+        width = max(map(len, prompt_ids))
+        self._model = model
+        self._tokens_BS = torch.tensor([[0] * (width - len(i)) + i for i in prompt_ids]).to(device)
+        lengths_B = torch.tensor([len(ids) for ids in prompt_ids])
+        self._mask_BT = (torch.arange(width) >= width - lengths_B[:, None]).long().to(device)
+        self._positions_BS = (self._mask_BT.cumsum(-1) - 1).clamp(min=0)
+        self._cache = DynamicCache(config=model.config)
+        self.rows = list(range(len(prompt_ids)))
+        self.num_steps = 0
+
+    def step(self) -> list[int]:
+        """Feed what is new, return each row's next token (the most likely one)."""
+        import torch
+
+        logits_BV = self._model(
+            input_ids=self._tokens_BS,
+            attention_mask=self._mask_BT,
+            position_ids=self._positions_BS,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        self._tokens_BS = logits_BV.argmax(-1, keepdim=True)
+        ones_B1 = self._mask_BT.new_ones(len(self.rows), 1)
+        self._mask_BT = torch.cat([self._mask_BT, ones_B1], dim=1)
+        self._positions_BS = self._positions_BS[:, -1:] + 1
+        self.num_steps += 1
+        return self._tokens_BS[:, 0].tolist()
+
+    def drop(self, done: set[int]) -> None:
+        """Take finished rows out of the batch and out of the cache."""
+        import torch
+
+        keep = [i for i, row in enumerate(self.rows) if row not in done]
+        index_B = torch.tensor(keep, device=self._tokens_BS.device)
+        self._tokens_BS = self._tokens_BS[index_B]
+        self._mask_BT = self._mask_BT[index_B]
+        self._positions_BS = self._positions_BS[index_B]
+        self._cache.batch_select_indices(index_B)
+        self.rows = [self.rows[i] for i in keep]
