@@ -1,0 +1,78 @@
+"""Typed door to csrc/index_writer.cpp: tokens in, Megatron's `.bin`/`.idx` pair out.
+
+Writes `<prefix>.bin` and `<prefix>.idx`, under `.partial` names until `finish()`. The readable twin
+is `reference_index_writer.ReferenceIndexWriter`; the bytes are fixed in docs/formats.md.
+"""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_math import _native  # type: ignore[attr-defined]
+
+UINT16_BELOW = (
+    65500  # megatron.core DType.optimal_dtype: smaller vocabularies are stored in 2 bytes
+)
+
+
+def token_dtype(vocabulary_size: int) -> np.dtype:
+    """The dtype Megatron stores ids of a vocabulary of this size in: uint16 or int32."""
+    return np.dtype(np.uint16 if vocabulary_size < UINT16_BELOW else np.int32)
+
+
+class IndexWriter:
+    """Writes documents in the order given; memory does not grow with their number.
+
+    Every document is one sequence. As a context manager it removes its temporary files unless
+    `finish()` was called. A failed write leaves it unusable: abandon it.
+
+    Raises ValueError when an array's type, size or ids do not fit, OSError (path, bytes asked,
+    reason) when the system refuses a write, BlockingIOError when another process is writing the
+    same prefix.
+    """
+
+    def __init__(self, prefix: Path | str, vocabulary_size: int) -> None:
+        """vocabulary_size: highest id + 1; it decides the dtype, and ids beyond it are refused."""
+        self._writer = _native.IndexWriter(str(prefix), vocabulary_size)
+        self.dtype = np.dtype(self._writer.dtype)
+
+    def add_documents(self, tokens: npt.NDArray, lengths: npt.NDArray[np.int32]) -> None:
+        """Append len(lengths) documents whose ids lie one after another in `tokens`.
+
+        tokens: flat array of `self.dtype`; lengths: int32, tokens of each document, summing to
+        len(tokens). Nothing is written when the arrays do not fit each other. Thread-safe; the
+        interpreter lock is released while writing.
+        """
+        if lengths.dtype != np.int32 or not lengths.flags.c_contiguous:
+            raise ValueError(f"lengths must be a contiguous int32 array, found {lengths.dtype}")
+        self._writer.add_documents(tokens, lengths)
+
+    def finish(self) -> None:
+        """Complete the index, fsync both files, give them their final names, fsync the folder."""
+        self._writer.finish()
+
+    def abandon(self) -> None:
+        """Remove the temporary files. No effect after `finish()`."""
+        self._writer.abandon()
+
+    @property
+    def num_documents(self) -> int:
+        return self._writer.num_documents
+
+    @property
+    def num_tokens(self) -> int:
+        return self._writer.num_tokens
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.abandon()
