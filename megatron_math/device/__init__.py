@@ -1,0 +1,6 @@
+"""The machine: CPU with gloo or CUDA with NCCL, the process grid, seeds, local processes.
+
+Reads: environment variables of torchrun, srun or of our own starter.
+Writes: nothing.
+Promise: on a GPU nothing is patched; on a CPU every patch stands in `on_cpu.PATCHES`.
+"""

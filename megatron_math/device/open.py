@@ -1,0 +1,150 @@
+"""Open and close the machine: process group, Megatron-Core's parallel state, seeds.
+
+Reads the launcher's environment (`start.launched_ranks`); writes nothing.
+"""
+
+import contextlib
+import datetime
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+
+from megatron_math.base.log import log
+from megatron_math.device.grid import Grid
+from megatron_math.device.on_cpu import patch_cpu
+from megatron_math.device.start import launched_ranks, rendezvous
+
+
+@dataclass(frozen=True)
+class Device:
+    """This process's place: which device, which rank, which part of the grid."""
+
+    kind: Literal["cpu", "cuda"]
+    torch_device: torch.device
+    grid: Grid
+    rank: int
+    world: int
+    data_rank: int
+    data_size: int
+    data_group: dist.ProcessGroup
+    is_first_stage: bool
+    is_last_stage: bool
+
+    @property
+    def is_last_rank(self) -> bool:
+        """The rank that logs losses in Megatron-LM's way: the world's last one."""
+        return self.rank == self.world - 1
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.kind == "cuda":
+            dist.barrier(device_ids=[self.torch_device.index])
+        else:
+            dist.barrier()
+
+
+def device_kind() -> Literal["cpu", "cuda"]:
+    """The kind of device that `open_device` will take: a GPU wherever torch sees one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def current_torch_device() -> torch.device:
+    """Where tensors of this process live, once the device is open."""
+    if device_kind() == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+@contextlib.contextmanager
+def open_device(grid: Grid, seed: int, *, timeout_minutes: float = 30.0) -> Iterator[Device]:
+    """Join the process group, lay the grid over it, seed; undo it all at the end.
+
+    Without a launcher this is a world of one process. Raises `UserError` when the grid does not
+    divide the world. On a CPU the patches of `on_cpu` are applied and stay for the process's life.
+    """
+    rank, world, local_rank = launched_ranks() or (0, 1, 0)
+    grid.data(world)  # before anything is opened
+    kind = device_kind()
+    if kind == "cuda":
+        torch_device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(torch_device)
+    else:
+        torch_device = torch.device("cpu")
+        patch_cpu()
+    address, port = rendezvous()
+    dist.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        init_method=f"tcp://{address}:{port}",
+        rank=rank,
+        world_size=world,
+        timeout=datetime.timedelta(minutes=timeout_minutes),
+        device_id=torch_device if kind == "cuda" else None,
+    )
+    try:
+        with _grid_laid(grid, timeout_minutes):
+            seed_all(seed)
+            device = _describe(kind, torch_device, grid)
+            log.info("device: %s, %d process(es), %s", kind, world, grid)
+            yield device
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _grid_laid(grid: Grid, timeout_minutes: float) -> Iterator[None]:
+    parallel_state = _parallel_state()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=grid.tensor,
+        pipeline_model_parallel_size=grid.pipeline,
+        virtual_pipeline_model_parallel_size=grid.virtual if grid.virtual > 1 else None,
+        context_parallel_size=grid.context,
+        expert_model_parallel_size=grid.expert,
+        distributed_timeout_minutes=int(timeout_minutes),
+        # The default groups are gloo already on a CPU; a second set costs start-up time only.
+        create_gloo_process_groups=False,
+    )
+    try:
+        yield
+    finally:
+        parallel_state.destroy_model_parallel()
+
+
+def _describe(kind: Literal["cpu", "cuda"], torch_device: torch.device, grid: Grid) -> Device:
+    parallel_state = _parallel_state()
+    return Device(
+        kind=kind,
+        torch_device=torch_device,
+        grid=grid,
+        rank=dist.get_rank(),
+        world=dist.get_world_size(),
+        data_rank=parallel_state.get_data_parallel_rank(),
+        data_size=parallel_state.get_data_parallel_world_size(),
+        data_group=parallel_state.get_data_parallel_group(),
+        is_first_stage=parallel_state.is_pipeline_first_stage(ignore_virtual=True),
+        is_last_stage=parallel_state.is_pipeline_last_stage(ignore_virtual=True),
+    )
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch and core's tensor-parallel tracker; needs the grid.
+
+    Pipeline stages differ (by 100, as in Megatron-LM, since they draw different layers); tensor
+    and data ranks draw alike, so a fresh model is one model in every layout without a pipeline.
+    """
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+    seed += 100 * _parallel_state().get_pipeline_model_parallel_rank()
+    torch.manual_seed(seed)
+    model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+
+
+def _parallel_state():
+    """Core's module of process groups; importing it takes seconds, so on the first use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "Apex is not installed" and kin, dozens of lines
+        from megatron.core import parallel_state
+    return parallel_state

@@ -1,0 +1,230 @@
+"""Start and find processes: N local ones, or the ranks that torchrun or srun gave us. Torch-free.
+
+Reads the launchers' environment variables; writes nothing.
+"""
+
+import contextlib
+import ctypes
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+
+from megatron_math.base.errors import EXIT_STOPPED, UserError
+from megatron_math.base.log import log
+
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Below the kernel's ephemeral range (32768 and up), so that no outgoing connection of a busy
+# machine can sit on the port between our look and the rendezvous.
+_FIRST_PORT, _LAST_PORT = 20_000, 32_000
+
+
+def launched_ranks(
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, int, int] | None:
+    """(rank, world, local rank) that torchrun, `start_processes` or srun gave this process.
+
+    None outside a launcher. A SLURM step of one task counts as no launcher: it is an interactive
+    shell, a batch script's own shell, or a place to start local processes from.
+    """
+    env = os.environ if environment is None else environment
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0"))
+    tasks = int(env.get("SLURM_STEP_NUM_TASKS", "1"))
+    if "SLURM_PROCID" in env and tasks > 1:
+        return int(env["SLURM_PROCID"]), tasks, int(env.get("SLURM_LOCALID", "0"))
+    return None
+
+
+def rendezvous(environment: Mapping[str, str] | None = None) -> tuple[str, int]:
+    """(address, port) where the ranks meet: MASTER_ADDR/MASTER_PORT, else from the SLURM job.
+
+    Every task of a SLURM step computes the same pair without talking to the others.
+    """
+    env = os.environ if environment is None else environment
+    node_list = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
+    if "MASTER_ADDR" in env:
+        address = env["MASTER_ADDR"]
+    elif node_list:
+        address = _reachable(first_host(node_list))
+    else:
+        address = "127.0.0.1"
+    if "MASTER_PORT" in env:
+        port = int(env["MASTER_PORT"])
+    elif "SLURM_JOB_ID" in env:
+        # Two steps of one job, or two jobs on shared nodes, must not meet at the same port.
+        identity = int(env["SLURM_JOB_ID"]) * 7 + int(env.get("SLURM_STEP_ID", "0"))
+        port = _FIRST_PORT + identity % (_LAST_PORT - _FIRST_PORT)
+    else:
+        port = free_port()
+    return address, port
+
+
+def first_host(node_list: str) -> str:
+    """First name of a SLURM node list: `gpu[003-010,12],login1` gives `gpu003`."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", node_list.strip())
+    if first is None:
+        raise UserError(f"cannot read the SLURM node list '{node_list}'; set MASTER_ADDR")
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first.group(0))
+
+
+def _reachable(host: str) -> str:
+    """`host` if the resolver knows it, else the address SLURM itself uses for that node."""
+    with contextlib.suppress(OSError):
+        socket.getaddrinfo(host, None)
+        return host
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        shown = subprocess.run(
+            ["scontrol", "show", "node", host], capture_output=True, text=True, timeout=20
+        ).stdout
+        found = re.search(r"NodeAddr=(\S+)", shown)
+        if found:
+            return found.group(1)
+    raise UserError(
+        f"the first SLURM node '{host}' has no address that this node can resolve; "
+        "export MASTER_ADDR with the address of the node that runs rank 0"
+    )
+
+
+def free_port() -> int:
+    """A TCP port on this machine that nothing listens on now."""
+    for _ in range(100):
+        port = random.SystemRandom().randrange(_FIRST_PORT, _LAST_PORT)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise UserError(f"no free TCP port between {_FIRST_PORT} and {_LAST_PORT} on this machine")
+
+
+def start_processes(
+    argv: Sequence[str],
+    num_processes: int,
+    env: Mapping[str, str] | None = None,
+    *,
+    grace_seconds: float = 30.0,
+) -> int:
+    """Run `argv` in `num_processes` local processes and wait for all of them.
+
+    Each gets RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT, has its
+    own process group, and is killed by the kernel should this process die. SIGTERM, SIGINT and
+    SIGUSR1 are passed on. When one fails, the others get SIGTERM and `grace_seconds` later
+    SIGKILL; after an exit with 75 (stopped on request) the others are only given the time.
+
+    Returns 0, or the exit code of the first process that failed by itself (128 + n for signal n),
+    or 75 when all that ended otherwise had stopped on request. `env` replaces the environment.
+    """
+    assert num_processes >= 1, num_processes
+    shared = dict(os.environ if env is None else env)
+    shared.update(
+        WORLD_SIZE=str(num_processes),
+        LOCAL_WORLD_SIZE=str(num_processes),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(free_port()),
+    )
+    if not os.path.exists("/dev/nvidiactl"):
+        threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
+        shared.setdefault("OMP_NUM_THREADS", str(threads))
+    children: list[subprocess.Popen[bytes]] = []
+    sys.stdout.flush()
+    with _passing_signals_to(children):
+        try:
+            for rank in range(num_processes):
+                children.append(
+                    subprocess.Popen(
+                        list(argv),
+                        env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                        process_group=0,
+                        preexec_fn=_die_with(os.getpid()),
+                    )
+                )
+            return _wait(children, grace_seconds)
+        finally:
+            for child in children:
+                _send(child, signal.SIGKILL)
+                child.wait()
+
+
+def _die_with(parent: int):
+    """What a child does before exec: ask the kernel for SIGKILL when `parent` is gone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def in_child() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the kernel knew
+            os._exit(128 + signal.SIGKILL)
+
+    return in_child
+
+
+def _send(child: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to a child that runs; SIGKILL goes to its whole group."""
+    if number == signal.SIGKILL:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, number)
+    elif child.poll() is None:
+        child.send_signal(number)
+
+
+@contextlib.contextmanager
+def _passing_signals_to(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """While inside, hand SIGTERM, SIGINT and SIGUSR1 on to the children.
+
+    Python lets only the main thread set handlers; elsewhere the caller's handlers stay.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        for child in children:
+            _send(child, number)
+
+    before = {number: signal.signal(number, hand_on) for number in PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(children: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> int:
+    """Poll until all have ended; end the rest after the first failure. Returns the exit code."""
+    result = 0
+    end_by: float | None = None
+    running = dict(enumerate(children))
+    while running:
+        for rank, child in list(running.items()):
+            code = child.poll()
+            if code is None:
+                continue
+            del running[rank]
+            if code == 0 or result not in (0, EXIT_STOPPED):
+                continue
+            code = code if code > 0 else 128 - code
+            if code == EXIT_STOPPED and result == 0:
+                result, end_by = code, time.monotonic() + 10 * grace_seconds
+            elif code != EXIT_STOPPED:
+                result, end_by = code, time.monotonic() + grace_seconds
+                if running:
+                    log.warning(
+                        "process %d ended with exit code %d; ending the other %d",
+                        rank,
+                        code,
+                        len(running),
+                    )
+                for other in running.values():
+                    _send(other, signal.SIGTERM)
+        if end_by is not None and time.monotonic() > end_by:
+            for child in running.values():
+                _send(child, signal.SIGKILL)
+            end_by = None
+        time.sleep(0.02)
+    return result

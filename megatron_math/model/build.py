@@ -1,0 +1,170 @@
+"""ModelConfig -> Megatron-Core's TransformerConfig -> the GPT stages of this rank.
+
+Needs an open device (`device.open_device`); reads and writes no files.
+"""
+
+import importlib.util
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.transformer.transformer_block import get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_math.base.errors import UserError
+from megatron_math.base.log import log
+from megatron_math.device.grid import Grid
+from megatron_math.device.open import device_kind
+from megatron_math.model.config import ModelConfig
+from megatron_math.model.gpt import GPT
+from megatron_math.model.layers import te_block_spec, torch_block_spec
+
+Spec = Literal["auto", "torch", "te"]
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    grid: Grid,
+    dtype: torch.dtype,
+    spec: Spec = "auto",
+    sequence_length: int,
+    **transformer_overrides: Any,
+) -> list[GPT]:
+    """The stages that this rank holds, one per virtual stage, fresh weights, on the device.
+
+    `dtype` is that of the weights; `sequence_length` is in tokens; `transformer_overrides` are
+    fields of core's TransformerConfig (recomputation, for one). The models are not wrapped in
+    DistributedDataParallel or Float16Module. Raises `UserError` for a grid that does not fit the
+    model, a sequence longer than the model's, or a spec that cannot run here.
+    """
+    check_grid(config, grid, sequence_length)
+    chosen = choose_spec(spec)
+    transformer = transformer_config(config, grid=grid, dtype=dtype, **transformer_overrides)
+    block_spec = te_block_spec if chosen == "te" else torch_block_spec
+    models = []
+    for virtual_stage in range(grid.virtual):
+        vp_stage = virtual_stage if grid.virtual > 1 else None
+        first = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage)
+        last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
+        models.append(
+            GPT(
+                transformer,
+                block_spec(get_num_layers_to_build(transformer, vp_stage=vp_stage)),
+                config,
+                sequence_length=sequence_length,
+                pre_process=first,
+                post_process=last,
+                vp_stage=vp_stage,
+                packs_documents=chosen == "te",
+            )
+        )
+    return models
+
+
+def choose_spec(spec: Spec) -> Literal["torch", "te"]:
+    """The layer spec that will run, and a line in the log saying why."""
+    on_gpu = device_kind() != "cpu"
+    has_te = importlib.util.find_spec("transformer_engine") is not None
+    if spec == "te" and not (on_gpu and has_te):
+        lacking = "a GPU" if has_te else "the package transformer-engine"
+        raise UserError(
+            f"layer spec te was asked, and {lacking} was not found; "
+            "take spec torch or auto, or install megatron_math[gpu] on a machine with a GPU"
+        )
+    if spec != "auto":
+        log.info("layer spec: %s, as asked", spec)
+        return spec
+    if on_gpu and has_te:
+        log.info("layer spec: te (a GPU and transformer-engine are there)")
+        return "te"
+    log.info("layer spec: torch (%s)", "no transformer-engine" if on_gpu else "no GPU")
+    return "torch"
+
+
+def check_grid(config: ModelConfig, grid: Grid, sequence_length: int) -> None:
+    """Raise `UserError` where `grid` cannot cut `config`, naming both numbers."""
+    stages = grid.pipeline * grid.virtual
+    stages_text = f"parallel.pipeline {grid.pipeline} x virtual {grid.virtual}"
+    tensor_text = f"parallel.tensor {grid.tensor}"
+    for what, size, ways, axis in (
+        ("num_layers", config.num_layers, stages, stages_text),
+        ("num_attention_heads", config.num_attention_heads, grid.tensor, tensor_text),
+        ("ffn_hidden_size", config.ffn_hidden_size, grid.tensor, tensor_text),
+        ("padded vocabulary", config.padded_vocab_size, grid.tensor, tensor_text),
+    ):
+        if size % ways:
+            raise UserError(
+                f"{axis} = {ways} does not divide {what} {size}; choose a divisor of {size}"
+            )
+    groups = config.num_query_groups
+    if groups % grid.tensor and grid.tensor % groups:
+        raise UserError(
+            f"{tensor_text} and num_query_groups {groups}: one must be a multiple of the other"
+        )
+    if grid.sequence and sequence_length % grid.tensor:
+        raise UserError(
+            f"parallel.sequence cuts {sequence_length} tokens {grid.tensor} ways; "
+            f"choose a sequence length that is a multiple of {grid.tensor}"
+        )
+    if grid.context > 1:
+        raise UserError(
+            f"parallel.context {grid.context} is not available yet; set it to 1 and use "
+            "tensor with sequence: true for long sequences"
+        )
+    if grid.expert > 1:
+        raise UserError(f"parallel.expert {grid.expert} was asked, and the model has no experts")
+    if sequence_length > config.max_sequence_length:
+        raise UserError(
+            f"sequence length {sequence_length} is more than the model's max_sequence_length "
+            f"{config.max_sequence_length}; shorten it, or set model.max_sequence_length to extend"
+        )
+
+
+def transformer_config(
+    config: ModelConfig, *, grid: Grid, dtype: torch.dtype, **overrides: Any
+) -> TransformerConfig:
+    """Core's configuration; `overrides` win over everything that is set here."""
+    fields: dict[str, Any] = {
+        "num_layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "ffn_hidden_size": config.ffn_hidden_size,
+        "num_attention_heads": config.num_attention_heads,
+        "num_query_groups": config.num_query_groups,
+        "kv_channels": config.head_dim,
+        "normalization": "RMSNorm",
+        "layernorm_epsilon": config.norm_eps,
+        "gated_linear_unit": True,
+        "activation_func": F.silu,
+        "add_bias_linear": False,
+        "add_qkv_bias": config.qkv_bias,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "init_method_std": config.init_std,
+        # Core wants the tokens to the left of the query, and the one itself is not to the left.
+        "window_size": (config.sliding_window - 1, 0) if config.sliding_window else None,
+        "params_dtype": dtype,
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
+        "use_cpu_initialization": device_kind() == "cpu",
+        "perform_initialization": True,
+        # The sum over tokens and their count travel apart; the trainer divides once a step.
+        "calculate_per_token_loss": True,
+        "gradient_accumulation_fusion": False,  # wants Apex's kernel
+        "tensor_model_parallel_size": grid.tensor,
+        "sequence_parallel": grid.sequence,
+        "pipeline_model_parallel_size": grid.pipeline,
+        "context_parallel_size": grid.context,
+        "pipeline_dtype": dtype,
+        "deallocate_pipeline_outputs": True,
+    }
+    if grid.virtual > 1:
+        fields |= {
+            "virtual_pipeline_model_parallel_size": grid.virtual,
+            # With batched p2p two sends and two receives between the same two ranks cross on
+            # gloo, and gradients are silently wrong (norm 12.7 for 3.10, 2026-11).
+            "overlap_p2p_comm": True,
+            "batch_p2p_comm": False,
+        }
+    return TransformerConfig(**(fields | overrides))

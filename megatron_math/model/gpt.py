@@ -1,0 +1,131 @@
+"""Megatron-Core's GPTModel with the three things it lacks for this project.
+
+Padding rows of the vocabulary take no part in the loss; rotary frequencies may carry all of
+Llama-3's scaling; and under the `te` spec document ids become packed sequences. Everything is
+handed to core through its own arguments, attributes and methods.
+
+Shapes: B micro-batch, S sequence, T = B*S tokens, H hidden, V padded vocabulary of this rank.
+"""
+
+from typing import Any
+
+import torch
+from megatron.core import tensor_parallel
+from megatron.core.models.gpt import GPTModel
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.parallel_state import get_tensor_model_parallel_rank
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_math.device.open import current_torch_device
+from megatron_math.model.config import ModelConfig
+from megatron_math.model.rope import rotary_frequencies
+
+
+class GPT(GPTModel):
+    """One (virtual) pipeline stage.
+
+    `forward(tokens_BS, position_ids_BS, document_ids_BS, labels=labels_BS)`: the document ids go
+    where core has its attention mask. Returns the loss of each token, fp32 [B, S], or without
+    labels the logits [B, S, V]; on other stages than the last, the hidden state [S, B, H].
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        block: TransformerBlockSubmodules,
+        model_config: ModelConfig,
+        *,
+        sequence_length: int,
+        pre_process: bool,
+        post_process: bool,
+        vp_stage: int | None,
+        packs_documents: bool,
+    ) -> None:
+        super().__init__(
+            config=config,
+            transformer_layer_spec=block,
+            vocab_size=model_config.padded_vocab_size,
+            max_sequence_length=sequence_length,
+            pre_process=pre_process,
+            post_process=post_process,
+            share_embeddings_and_output_weights=model_config.tied_embeddings,
+            position_embedding_type="rope",
+            rotary_base=model_config.rope_base,
+            vp_stage=vp_stage,
+        )
+        self.model_config = model_config
+        self.packs_documents = packs_documents
+        if model_config.rope_scaling is not None:
+            frequencies = rotary_frequencies(model_config)
+            self.rotary_pos_emb.inv_freq = frequencies.to(current_torch_device())
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *args: Any,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """See the class; further arguments are core's."""
+        if not self.packs_documents or attention_mask is None:
+            return super().forward(
+                input_ids, position_ids, attention_mask, *args, labels=labels, **kwargs
+            )
+        batch, length = attention_mask.shape
+        assert batch == 1 or self.config.pipeline_model_parallel_size == 1, (
+            "packed sequences pass between pipeline stages with a micro-batch of 1 only"
+        )
+        result = super().forward(
+            input_ids.view(1, -1),
+            position_ids.view(1, -1),
+            None,
+            *args,
+            labels=None if labels is None else labels.view(1, -1),
+            packed_seq_params=packed_sequences(attention_mask),
+            **kwargs,
+        )
+        if not self.post_process:
+            return result
+        return result.view(batch, length, *result.shape[2:])
+
+    def compute_language_model_loss(
+        self, labels: torch.Tensor, logits: torch.Tensor
+    ) -> torch.Tensor:
+        """Core's cross entropy per token [B, S], with padding rows out of the softmax."""
+        rows = logits.shape[-1]
+        real = self.model_config.vocab_size - get_tensor_model_parallel_rank() * rows
+        if real < rows:
+            logits[..., max(real, 0) :] = float("-inf")
+        return super().compute_language_model_loss(labels, logits)
+
+
+def packed_sequences(document_ids_BS: torch.Tensor) -> PackedSeqParams:
+    """Transformer Engine's `thd` description of a micro-batch: one sequence a document.
+
+    Documents never span two rows; ids are compared within a row only.
+    """
+    starts_BS = torch.ones_like(document_ids_BS, dtype=torch.bool)
+    starts_BS[:, 1:] = document_ids_BS[:, 1:] != document_ids_BS[:, :-1]
+    starts = starts_BS.flatten().nonzero().flatten()
+    end = starts.new_tensor([document_ids_BS.numel()])
+    bounds = torch.cat([starts, end]).to(torch.int32)
+    longest = int((bounds[1:] - bounds[:-1]).max())
+    return PackedSeqParams(
+        qkv_format="thd",
+        cu_seqlens_q=bounds,
+        cu_seqlens_kv=bounds,
+        max_seqlen_q=longest,
+        max_seqlen_kv=longest,
+    )
+
+
+def gather_logits(logits_BSV: torch.Tensor, config: ModelConfig) -> torch.Tensor:
+    """Logits over the published vocabulary on every tensor rank: [B, S, vocab_size].
+
+    For models and batches whose whole logits fit in memory (receipts, tests).
+    """
+    full = tensor_parallel.gather_from_tensor_model_parallel_region(logits_BSV)
+    return full[..., : config.vocab_size]
