@@ -53,7 +53,7 @@ def _identity(value: Any) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-4` as a string and accepts duplicate keys in silence; this one does not."""
+    """YAML 1.1 reads `1e-4` as a string and takes duplicate keys in silence; this does not."""
 
 
 _Loader.add_implicit_resolver(

@@ -33,7 +33,7 @@ def atomic_open(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file that becomes `path` only when the block ends without an exception."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp")  # fixed name: a kill leaves one file, reused
     try:
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file

@@ -86,7 +86,7 @@ def read_records(path: Path | str, *, source: str | None = None) -> Iterator[Rec
 
 
 def enumerate_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number from 1, parsed row) of a JSONL or parquet file; UserError on the first bad one."""
+    """(line number from 1, parsed row) of a JSONL or parquet file; UserError at a bad one."""
     if not path.is_file():
         raise UserError(f"the file {path} does not exist")
     if path.suffix == ".parquet":
@@ -98,8 +98,7 @@ def enumerate_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 number += 1
                 yield number, row
         return
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-    with opened as file:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

@@ -32,6 +32,7 @@ class Road:
 
     name: str
     seed: int
+    runs: Path
     root: Path
     yaml_path: Path
     overrides: tuple[str, ...]
@@ -46,9 +47,7 @@ class Road:
         """Read a road file. Raises UserError for a missing file, a bad name, an unknown section."""
         yaml_path = Path(yaml_path)
         if not yaml_path.is_file():
-            raise UserError(
-                f"the road file {yaml_path} does not exist; give the path of a YAML file"
-            )
+            raise UserError(f"the road file {yaml_path} does not exist; give a YAML file's path")
         raw = load_yaml(yaml_path.read_text(encoding="utf-8"), str(yaml_path))
         if not isinstance(raw, dict):
             raise UserError(f"{yaml_path}: a mapping of sections is expected, found {raw!r}")
@@ -64,7 +63,7 @@ class Road:
             )
         if ".." in name.split("/") or not isinstance(seed, int) or seed < 0:
             raise UserError(f"{yaml_path}: unusable name {name!r} or seed {seed!r}")
-        return Road(name, seed, Path(runs) / name, yaml_path, tuple(overrides), raw)
+        return Road(name, seed, Path(runs), Path(runs) / name, yaml_path, tuple(overrides), raw)
 
     def has(self, section: str) -> bool:
         assert section in SECTIONS, section

@@ -102,7 +102,7 @@ class Stage:
         self._write_manifest("running", outputs={}, counts={})
 
     def finish(self, *, stats: Mapping[str, Any], outputs: Iterable[Path]) -> None:
-        """Write stats.json and manifest.json, then DONE. Folders in `outputs` count file by file."""
+        """Write stats.json and manifest.json, then DONE. Folders count file by file."""
         write_json(self.folder / "stats.json", dict(stats))
         files = [self.folder / "stats.json"]
         for path in map(Path, outputs):

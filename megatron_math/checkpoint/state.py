@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.validation import StrictHandling
 
@@ -20,9 +21,16 @@ from megatron_math.base.errors import UserError
 OPTIMIZER_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
+def unwrapped(model: Any) -> Any:
+    """The GPTModel inside core's data-parallel and half-precision wrappers."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
+
+
 def model_state(models: Sequence[Any]) -> dict[str, Any]:
     """Sharded state of this rank's model chunks, under the names Megatron-LM gives them."""
-    plain = [getattr(model, "module", model) for model in models]
+    plain = [unwrapped(model) for model in models]
     names = ["model"] if len(plain) == 1 else [f"model{number}" for number in range(len(plain))]
     return {name: model.sharded_state_dict() for name, model in zip(names, plain, strict=True)}
 
@@ -107,14 +115,14 @@ def _save(state: dict[str, Any], folder: Path) -> None:
 def _load(state: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         return dist_checkpointing.load(state, str(folder), strict=StrictHandling.RAISE_ALL)
-    except Exception as error:  # core raises several kinds; each means: this is not that model
+    except (CheckpointingException, KeyError, RuntimeError, ValueError) as error:
         raise UserError(
             f"the checkpoint {folder} does not hold this model: {str(error)[:600]}"
         ) from error
 
 
 def _fill(models: Sequence[Any], loaded: dict[str, Any]) -> None:
-    plain = [getattr(model, "module", model) for model in models]
+    plain = [unwrapped(model) for model in models]
     if len(plain) == 1:
         plain[0].load_state_dict(loaded["model"], strict=True)
         return

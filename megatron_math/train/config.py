@@ -1,0 +1,91 @@
+"""What a training run is told: the sections train, parallel, precision and checkpoint."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from megatron_math.base.config import LOCATION, Section
+from megatron_math.device.grid import Grid
+
+
+class ParallelConfig(Grid):
+    """How the model is spread over processes. None of it changes the result, only the speed."""
+
+    replicas: int | None = Field(None, ge=1, alias="data")
+    """Replicas. Left out: what the world size leaves; on a local start all GPUs, or 1 on CPU."""
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def grid(self) -> Grid:
+        return Grid.model_validate(self.model_dump(exclude={"replicas"}))
+
+
+class PrecisionConfig(Section):
+    """fp32, or bf16 weights and activations with fp32 gradients and fp32 master weights."""
+
+    dtype: Literal["fp32", "bf16"] = "bf16"
+    spec: Literal["auto", "torch", "te"] = "auto"
+    """Layers of our own on plain torch, or Transformer Engine's; auto takes what is there."""
+
+
+class WandbConfig(Section):
+    """Weights & Biases, only when this section is given. `offline` needs no network."""
+
+    project: str
+    name: str | None = None
+    mode: Literal["online", "offline"] = "offline"
+
+
+class TrainConfig(Section):
+    """One pass over the plan. Iterations follow from the plan's samples and the global batch."""
+
+    global_batch_size: int = Field(..., ge=1)
+    """Samples in one optimizer step, over all processes."""
+    micro_batch_size: Annotated[int, LOCATION] = Field(1, ge=1)
+    """Samples in one forward pass of one process; the rest is gradient accumulation."""
+    lr: float = Field(..., gt=0)
+    min_lr: float = Field(0.0, ge=0)
+    schedule: Literal["cosine", "wsd", "multistep", "constant"] = "cosine"
+    warmup_share: float = Field(0.01, ge=0, lt=1)
+    """Share of all iterations with a linearly rising rate."""
+    decay_share: float | None = Field(None, gt=0, lt=1)
+    """wsd only: share of all iterations in the linear decay at the end (default 0.15)."""
+    weight_decay: float = Field(0.1, ge=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.95, ge=0, lt=1)
+    adam_eps: float = Field(1e-8, gt=0)
+    clip_grad: float = Field(1.0, ge=0)
+    """Largest global gradient norm; 0 switches clipping off."""
+    validation_interval: int = Field(100, ge=1)
+    """Iterations between validation losses; one more comes at the start and at the end."""
+    validation_samples: int = Field(32, ge=0)
+    """Held-out samples per source in one validation; 0 switches it off."""
+    log_interval: Annotated[int, LOCATION] = Field(1, ge=1)
+    """Iterations between log lines; metrics.jsonl always has every one."""
+    tensorboard: Annotated[bool, LOCATION] = True
+    wandb: Annotated[WandbConfig | None, LOCATION] = None
+    stop_after: Annotated[int | None, LOCATION] = Field(None, ge=1)
+    """Stop on purpose after this iteration, with a checkpoint and exit code 75."""
+
+    @model_validator(mode="after")
+    def _effective(self) -> "TrainConfig":
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}")
+        if self.decay_share is not None and self.schedule != "wsd":
+            raise ValueError(f"decay_share has no effect with schedule: {self.schedule}")
+        if self.schedule in ("constant", "multistep") and self.min_lr:
+            raise ValueError(f"min_lr has no effect with schedule: {self.schedule}")
+        if self.schedule == "wsd" and self.warmup_share + (self.decay_share or 0.15) > 1:
+            raise ValueError("warmup_share and decay_share together exceed the whole run")
+        return self
+
+
+class CheckpointConfig(Section):
+    """When the state goes to disk and how much of it stays there."""
+
+    interval: Annotated[int, LOCATION] = Field(500, ge=1)
+    """Iterations between checkpoints; the last iteration always has one."""
+    keep: Annotated[int, LOCATION] = Field(3, ge=1)
+    """Newest checkpoints that stay."""

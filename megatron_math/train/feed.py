@@ -1,0 +1,144 @@
+"""From the blend plan to this rank's micro-batches: which samples, in which step, on which device.
+
+The order is a function of the plan alone. Global step i takes samples [i*G, (i+1)*G) of its stage;
+replica r takes micro-batches r, r + D, r + 2D, ... of it (G global batch, D replicas), so another
+layout or a restart never moves a sample.
+
+Shapes: B micro-batch, S sequence.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from megatron_math.base.errors import UserError
+from megatron_math.dataset.plan import Plan
+from megatron_math.dataset.reader import PlanReader
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass of one replica, on the device."""
+
+    tokens_BS: torch.Tensor
+    labels_BS: torch.Tensor
+    loss_mask_BS: torch.Tensor
+    document_ids_BS: torch.Tensor
+    position_ids_BS: torch.Tensor
+    source_B: torch.Tensor
+
+
+class Feed:
+    """All stages of a plan, cut into global steps of `global_batch_size` samples.
+
+    The last step of a stage may hold fewer samples than the batch; the missing ones are masked
+    out, so no sample is dropped and none is invented.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        global_batch_size: int,
+        micro_batch_size: int,
+        data_rank: int,
+        data_size: int,
+        torch_device: torch.device,
+    ) -> None:
+        if global_batch_size % (micro_batch_size * data_size):
+            raise UserError(
+                f"global_batch_size {global_batch_size} is not a multiple of micro_batch_size "
+                f"{micro_batch_size} x data-parallel replicas {data_size} = "
+                f"{micro_batch_size * data_size}; change one of the three"
+            )
+        self.readers = [PlanReader(plan, stage=stage.name) for stage in plan.stages]
+        self.sources = list(dict.fromkeys(name for r in self.readers for name in r.sources))
+        self.global_batch_size = global_batch_size
+        self.micro_batch_size = micro_batch_size
+        self.num_microbatches = global_batch_size // (micro_batch_size * data_size)
+        self._data_rank, self._data_size = data_rank, data_size
+        self._torch_device = torch_device
+        self._steps = [-(-reader.num_samples // global_batch_size) for reader in self.readers]
+        self.num_iterations = sum(self._steps)
+
+    def stage_of(self, iteration: int) -> tuple[PlanReader, int]:
+        """(reader, step within its stage) of global step `iteration`, counted from 0."""
+        for reader, steps in zip(self.readers, self._steps, strict=True):
+            if iteration < steps:
+                return reader, iteration
+            iteration -= steps
+        raise AssertionError(f"step {iteration} lies behind the end of the plan")
+
+    def consumed_samples(self, iteration: int) -> int:
+        """Samples of the plan seen after `iteration` steps."""
+        total = 0
+        for reader, steps in zip(self.readers, self._steps, strict=True):
+            total += min(reader.num_samples, min(iteration, steps) * self.global_batch_size)
+            iteration = max(0, iteration - steps)
+        return total
+
+    def data_state(self, iteration: int) -> dict[str, object]:
+        """The cursors that a checkpoint keeps: what every stage has given after `iteration`."""
+        left, stages = self.consumed_samples(iteration), []
+        for reader in self.readers:
+            taken = min(left, reader.num_samples)
+            stages.append({"stage": reader.stage} | reader.cursor(taken))
+            left -= taken
+        return {
+            "version": 1,
+            "iteration": iteration,
+            "consumed_samples": self.consumed_samples(iteration),
+            "stages": stages,
+        }
+
+    def microbatches(self, iteration: int) -> list[MicroBatch]:
+        """This replica's share of global step `iteration`."""
+        reader, step = self.stage_of(iteration)
+        first = step * self.global_batch_size
+        return [
+            self._read(reader, first + start, reader.num_samples, self._translation(reader))
+            for start in self._starts(self.num_microbatches)
+        ]
+
+    def validation(self, source: str, num_samples: int) -> Iterator[MicroBatch]:
+        """Held-out samples of one source, divided over the replicas like a global step."""
+        reader = next(r for r in self.readers if source in r.sources)
+        held_out = reader.validation(source)
+        num_samples = min(num_samples, held_out.num_samples)
+        rows = self.micro_batch_size * self._data_size
+        number = np.full(len(reader.sources), self.sources.index(source))
+        for start in self._starts(-(-num_samples // rows)):
+            yield self._read(held_out, start, num_samples, number)
+
+    def _starts(self, num_microbatches: int) -> list[int]:
+        rows = self.micro_batch_size
+        return [
+            (number * self._data_size + self._data_rank) * rows
+            for number in range(num_microbatches)
+        ]
+
+    def _translation(self, reader: PlanReader) -> np.ndarray:
+        """Source numbers of one stage -> source numbers of the whole plan."""
+        return np.array([self.sources.index(name) for name in reader.sources])
+
+    def _read(self, reader: Any, first: int, end: int, source_numbers: np.ndarray) -> MicroBatch:
+        indices = np.arange(first, first + self.micro_batch_size)
+        batch = reader.batch(np.where(indices < end, indices, 0))
+        loss_mask_BS = np.where((indices < end)[:, None], batch.loss_mask_BS, np.float32(0))
+
+        def on_device(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(
+                self._torch_device, non_blocking=True
+            )
+
+        return MicroBatch(
+            tokens_BS=on_device(batch.tokens_BS),
+            labels_BS=on_device(batch.labels_BS),
+            loss_mask_BS=on_device(loss_mask_BS),
+            document_ids_BS=on_device(batch.document_ids_BS),
+            position_ids_BS=on_device(batch.position_ids_BS),
+            source_B=on_device(source_numbers[batch.source_B].astype(np.int64)),
+        )

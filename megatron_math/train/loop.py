@@ -1,0 +1,148 @@
+"""The training loop: step, log, validate now and then, save now and then, stop when asked."""
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_math.base.files import write_json
+from megatron_math.checkpoint.folders import publish, sweep, temporary_folder
+from megatron_math.checkpoint.state import save_training_state
+from megatron_math.train.config import CheckpointConfig, TrainConfig
+from megatron_math.train.metrics import Metrics
+from megatron_math.train.schedule import learning_rate
+from megatron_math.train.step import StepResult, Trainee, train_step, validation_step
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+@dataclass
+class Progress:
+    """Where the run is; saved in every checkpoint. Counts are since the run's first step."""
+
+    iteration: int = 0
+    consumed_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything the loop needs beside the trainee. `metrics` is None but on the last rank."""
+
+    trainee: Trainee
+    train: TrainConfig
+    checkpoint: CheckpointConfig
+    save_folder: Path
+    metrics: Metrics | None
+    flops_per_token: float
+    add_files: Callable[[Path], None]
+    """Puts model.json and the tokenizer into a checkpoint folder (rank 0)."""
+
+
+def train_loop(run: Run, progress: Progress) -> bool:
+    """Train from `progress` to the plan's end. False when stopped on request before it."""
+    num_iterations = run.trainee.feed.num_iterations
+    stop = _catch_stop_signals()
+    if progress.iteration == 0:
+        validate(run, progress)
+    while progress.iteration < num_iterations:
+        one_iteration(run, progress, num_iterations)
+        last = progress.iteration == num_iterations
+        if last or progress.iteration % run.train.validation_interval == 0:
+            validate(run, progress)
+        stopping = _any_rank(bool(stop), run) or progress.iteration == run.train.stop_after
+        if last or stopping or progress.iteration % run.checkpoint.interval == 0:
+            save(run, progress)
+        if stopping and not last:
+            return False
+    return True
+
+
+def one_iteration(run: Run, progress: Progress, num_iterations: int) -> None:
+    """One optimizer step and its line in metrics.jsonl."""
+    started = time.perf_counter()
+    lr = learning_rate(run.train, progress.iteration, num_iterations)
+    result = train_step(run.trainee, progress.iteration, lr=lr, weight_decay=run.train.weight_decay)
+    seconds = time.perf_counter() - started
+    progress.iteration += 1
+    if run.metrics is not None:
+        progress.consumed_tokens += result.num_tokens
+        row = _row(run, progress, result, lr=lr, seconds=seconds)
+        run.metrics.step(row, global_batch_size=run.train.global_batch_size)
+
+
+def _row(
+    run: Run, progress: Progress, result: StepResult, *, lr: float, seconds: float
+) -> dict[str, Any]:
+    feed = run.trainee.feed
+    reader, _ = feed.stage_of(progress.iteration - 1)
+    tokens = run.train.global_batch_size * reader.sequence_length
+    flops = tokens * run.flops_per_token
+    return {
+        "iteration": progress.iteration,
+        "stage": reader.stage,
+        "consumed_samples": feed.consumed_samples(progress.iteration),
+        "consumed_tokens": progress.consumed_tokens,
+        "lm loss": result.loss,
+        **{f"loss/{source}": loss for source, loss in result.source_losses.items()},
+        "grad-norm": result.grad_norm,
+        "learning-rate": lr,
+        "elapsed_ms": round(seconds * 1e3, 3),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "tflops": round(flops / seconds / 1e12 / run.trainee.device.world, 6),
+    }
+
+
+def validate(run: Run, progress: Progress) -> None:
+    """Held-out loss of every source."""
+    if run.train.validation_samples == 0:
+        return
+    results = {}
+    for source in run.trainee.feed.sources:
+        result = validation_step(run.trainee, source, run.train.validation_samples)
+        if result.loss is not None:
+            results[source] = (result.loss, result.num_tokens)
+    if run.metrics is not None:
+        samples = run.trainee.feed.consumed_samples(progress.iteration)
+        run.metrics.validation(progress.iteration, samples, results)
+
+
+def save(run: Run, progress: Progress) -> None:
+    """Write a checkpoint under a temporary name, seal it, name it, prune the old ones."""
+    device = run.trainee.device
+    name: list[str | None] = [None]
+    if device.rank == 0:
+        name = [str(temporary_folder(run.save_folder, progress.iteration))]
+    torch.distributed.broadcast_object_list(name, src=0)
+    # Tokens are counted where the losses are: on the last rank.
+    tokens = torch.tensor([progress.consumed_tokens], device=device.torch_device)
+    torch.distributed.broadcast(tokens, src=device.world - 1)
+    folder = Path(str(name[0]))
+    save_training_state(
+        run.trainee.models, run.trainee.optimizer, folder, {"iteration": progress.iteration}
+    )
+    device.barrier()
+    if device.rank == 0:
+        data_state = run.trainee.feed.data_state(progress.iteration)
+        write_json(folder / "data_state.json", data_state | {"consumed_tokens": int(tokens)})
+        run.add_files(folder)
+        publish(folder, run.save_folder, progress.iteration)
+        sweep(run.save_folder, keep=run.checkpoint.keep)
+    device.barrier()
+
+
+def _catch_stop_signals() -> list[int]:
+    """A list that is empty until one of STOP_SIGNALS arrives."""
+    seen: list[int] = []
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda received, _: seen.append(received))
+    return seen
+
+
+def _any_rank(flag: bool, run: Run) -> bool:
+    value = torch.tensor([int(flag)], device=run.trainee.device.torch_device)
+    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
+    return bool(value.item())

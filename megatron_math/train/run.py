@@ -1,0 +1,261 @@
+"""Build everything, top to bottom, and train.
+
+Reads 00_base (weights, model.json, tokenizer) and 40_blend (the plan). Writes 50_train:
+checkpoints, metrics.jsonl, validation.jsonl, tensorboard, log.txt. Outside a launcher this starts
+the processes that the layout needs; each of them comes through here again as a rank.
+"""
+
+import math
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_math.base.errors import EXIT_STOPPED, StoppedOnRequest, UserError
+from megatron_math.base.files import read_json, write_json
+from megatron_math.base.log import log
+from megatron_math.base.road import Road
+from megatron_math.base.stage import Stage
+from megatron_math.checkpoint.folders import (
+    complete_checkpoints,
+    newest_good,
+    open_checkpoint,
+    sweep,
+)
+from megatron_math.dataset.plan import Plan, load_plan
+from megatron_math.device.start import gpus_here, launched_ranks, start_processes
+from megatron_math.model.config import ModelConfig
+from megatron_math.model.flops import training_flops_per_token
+from megatron_math.train.config import (
+    CheckpointConfig,
+    ParallelConfig,
+    PrecisionConfig,
+    TrainConfig,
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked, checked as far as that goes without torch."""
+
+    stage: Stage
+    train: TrainConfig
+    parallel: ParallelConfig
+    precision: PrecisionConfig
+    checkpoint: CheckpointConfig
+    model: ModelConfig
+    plan: Plan
+    start: Path
+    tokenizer: Path | None
+
+    @property
+    def save_folder(self) -> Path:
+        return self.stage.folder / "checkpoints"
+
+
+def run(road: Road) -> Stage:
+    """Train the road's model; returns the finished stage.
+
+    Raises UserError for an order that cannot be carried out, StoppedOnRequest when a signal (or
+    train.stop_after) ended it early with a checkpoint on disk.
+    """
+    order = read_order(road)
+    if order.stage.is_done():
+        return order.stage
+    _refuse_other_run(order)
+    if launched_ranks() is None:
+        _start_ranks(road, order)
+        return read_order(road).stage
+    train_rank(road, order)
+    return order.stage
+
+
+def read_order(road: Road) -> Order:
+    """Validate sections, inputs, plan and tokenizer. No torch."""
+    sections = {
+        "train": road.section("train", TrainConfig),
+        "parallel": road.section("parallel", ParallelConfig),
+        "precision": road.section("precision", PrecisionConfig),
+        "checkpoint": road.section("checkpoint", CheckpointConfig),
+    }
+    base, blend = road.done("00_base"), road.done("40_blend")
+    stage = Stage(
+        road.folder("50_train"),
+        config=sections,
+        inputs={"base": base, "blend": blend},
+        seed=road.seed,
+    )
+    model = ModelConfig.model_validate(read_json(base.path / "model.json"))
+    plan = load_plan(blend.path)
+    tokenizer = next(
+        (p for s in ("30_index", "00_base") if (p := road.folder(s) / "tokenizer").is_dir()), None
+    )
+    _check_vocabulary(plan, model, base.path)
+    return Order(stage=stage, model=model, plan=plan, start=base.path / "checkpoint",
+                 tokenizer=tokenizer, **sections)  # type: ignore[arg-type]  # fmt: skip
+
+
+def train_rank(road: Road, order: Order) -> None:
+    """This process's part of the run, from joining the others to the last checkpoint."""
+    import torch
+
+    from megatron_math.checkpoint.state import load_training_state, load_weights
+    from megatron_math.device.open import open_device
+    from megatron_math.model.build import build_model
+    from megatron_math.train.feed import Feed
+    from megatron_math.train.loop import Progress, Run, train_loop
+    from megatron_math.train.metrics import Metrics
+    from megatron_math.train.optimizer import build_optimizer, wrap_for_training
+    from megatron_math.train.step import Trainee
+
+    with open_device(order.parallel.grid, road.seed) as device:
+        feed = Feed(
+            order.plan,
+            global_batch_size=order.train.global_batch_size,
+            micro_batch_size=order.train.micro_batch_size,
+            data_rank=device.data_rank,
+            data_size=device.data_size,
+            torch_device=device.torch_device,
+        )
+        sequence_length = max(reader.sequence_length for reader in feed.readers)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[order.precision.dtype]
+        models = build_model(
+            order.model,
+            grid=order.parallel.grid,
+            dtype=dtype,
+            spec=order.precision.spec,
+            sequence_length=sequence_length,
+        )
+        if device.rank == 0:
+            order.stage.begin()
+            sweep(order.save_folder)
+        device.barrier()
+
+        newest = newest_good(order.save_folder)
+        if newest is None:
+            load_weights(models, open_checkpoint(order.start).folder)
+        models = wrap_for_training(models, dtype)
+        optimizer = build_optimizer(models, order.train, dtype)
+        progress = Progress()
+        if newest is not None:
+            load_training_state(models, optimizer, newest.folder)
+            state = newest.read("data_state.json")
+            progress = Progress(state["iteration"], state["consumed_tokens"])
+            _check_cursor(feed.data_state(progress.iteration), state, newest.folder)
+            log.info("continuing from %s", newest.folder)
+
+        metrics = None
+        if device.is_last_rank:
+            metrics = Metrics(
+                order.stage.folder,
+                order.train,
+                iteration=progress.iteration,
+                num_iterations=feed.num_iterations,
+                name=road.name,
+            )
+        trainee = Trainee(models, optimizer, feed, device, order.model.vocab_size)
+        finished = train_loop(
+            Run(
+                trainee=trainee,
+                train=order.train,
+                checkpoint=order.checkpoint,
+                save_folder=order.save_folder,
+                metrics=metrics,
+                flops_per_token=training_flops_per_token(order.model, sequence_length),
+                add_files=lambda folder: _add_files(order, folder),
+            ),
+            progress,
+        )
+        if metrics is not None:
+            metrics.close()
+        device.barrier()
+        if not finished:
+            raise StoppedOnRequest(f"stopped after iteration {progress.iteration}, all is saved")
+        if device.rank == 0:
+            _finish(order, feed.num_iterations)
+
+
+def _finish(order: Order, num_iterations: int) -> None:
+    folder = order.stage.folder
+    rows = _rows(folder / "metrics.jsonl")
+    validation = _rows(folder / "validation.jsonl")
+    order.stage.finish(
+        stats={
+            "iterations": num_iterations,
+            "samples": rows[-1]["consumed_samples"],
+            "tokens": rows[-1]["consumed_tokens"],
+            "first_loss": rows[0]["lm loss"],
+            "last_loss": rows[-1]["lm loss"],
+            "seconds": round(math.fsum(row["elapsed_ms"] for row in rows) / 1000, 1),
+            "validation_first": validation[0]["loss"] if validation else None,
+            "validation_last": validation[-1]["loss"] if validation else None,
+        },
+        outputs=[
+            folder / "metrics.jsonl",
+            folder / "validation.jsonl",
+            complete_checkpoints(order.save_folder)[-1].folder / "complete.json",
+        ],
+    )
+
+
+def _rows(path: Path) -> list[dict]:
+    import json
+
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _add_files(order: Order, folder: Path) -> None:
+    write_json(folder / "model.json", order.model.model_dump(mode="json"))
+    sections = {n: c.model_dump(mode="json") for n, c in order.stage.config.items()}
+    write_json(folder / "config.json", sections)
+    if order.tokenizer is not None:
+        shutil.copytree(order.tokenizer, folder / "tokenizer")
+
+
+def _start_ranks(road: Road, order: Order) -> None:
+    """Start the local processes of the layout and wait for them."""
+    grid = order.parallel.grid
+    data = order.parallel.replicas or max(1, gpus_here() // grid.model)
+    command = [sys.executable, "-m", "megatron_math.train", str(road.yaml_path)]
+    code = start_processes([*command, "--runs", str(road.runs), *road.overrides], data * grid.model)
+    if code == EXIT_STOPPED:
+        raise StoppedOnRequest("training stopped on request; the same command continues it")
+    if code:
+        raise SystemExit(code)  # the rank has said why
+
+
+def _refuse_other_run(order: Order) -> None:
+    """A folder with checkpoints of other settings is not continued and not thrown away."""
+    if complete_checkpoints(order.save_folder) and not order.stage.is_started():
+        changes = "; ".join(order.stage.changes()) or "the inputs"
+        raise UserError(
+            f"{order.stage.folder} holds checkpoints of a run with other settings ({changes}); "
+            f"give this road another name, or move that folder away to train anew"
+        )
+
+
+def _check_vocabulary(plan: Plan, model: ModelConfig, base: Path) -> None:
+    """The plan's tokenizer must be the model's."""
+    tokenizer = plan.tokenizer
+    if tokenizer["size"] > model.vocab_size:
+        raise UserError(
+            f"the indexes were made with a tokenizer of {tokenizer['size']} ids, and the model has "
+            f"a vocabulary of {model.vocab_size}; index with the model's own tokenizer"
+        )
+    own = base / "tokenizer" / "tokenizer_info.json"
+    if own.is_file() and read_json(own)["fingerprint"] != tokenizer["fingerprint"]:
+        raise UserError(
+            f"the indexes were made with another tokenizer (fingerprint "
+            f"{tokenizer['fingerprint'][:12]}) than the one of {base} "
+            f"({read_json(own)['fingerprint'][:12]}); index with tokenizer: base"
+        )
+
+
+def _check_cursor(expected: dict, found: dict, folder: Path) -> None:
+    """The checkpoint's data cursors must be the plan's at that iteration."""
+    differing = [key for key in expected if expected[key] != found.get(key)]
+    if differing:
+        raise UserError(
+            f"{folder}/data_state.json does not fit the blend plan (differs in "
+            f"{', '.join(differing)}); the plan was changed after training began"
+        )

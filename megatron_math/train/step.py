@@ -1,0 +1,120 @@
+"""One optimizer step: zero, forward and backward through core's schedule, clip, step.
+
+`forward_step` is handed to Megatron-Core's schedule, which calls it once per micro-batch and per
+virtual stage of this rank, and calls the loss it returns on the last pipeline stage only.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from megatron_math.device.open import Device
+from megatron_math.train.feed import Feed, MicroBatch
+from megatron_math.train.loss import next_token_loss
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What a step works on: model chunks of this rank, optimizer, data, where it all lives."""
+
+    models: Sequence[Any]
+    optimizer: Any
+    feed: Feed
+    device: Device
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Losses are None on ranks that do not hold the last pipeline stage."""
+
+    loss: float | None
+    source_losses: dict[str, float]
+    source_tokens: dict[str, int]
+    grad_norm: float
+    num_tokens: int
+
+
+def train_step(trainee: Trainee, iteration: int, *, lr: float, weight_decay: float) -> StepResult:
+    """Run global step `iteration` (from 0) at rate `lr` and change the weights."""
+    for model in trainee.models:
+        model.zero_grad_buffer()
+    trainee.optimizer.zero_grad()
+    report_2K = _run(trainee, trainee.feed.microbatches(iteration), forward_only=False)
+    for group in trainee.optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_mult", 1.0)
+        group["weight_decay"] = weight_decay * group.get("wd_mult", 1.0)
+    _, grad_norm, _ = trainee.optimizer.step()
+    return _result(trainee, report_2K, float(grad_norm or 0.0))
+
+
+def validation_step(trainee: Trainee, source: str, num_samples: int) -> StepResult:
+    """The loss on held-out samples of one source; weights stay as they are."""
+    microbatches = list(trainee.feed.validation(source, num_samples))
+    for model in trainee.models:
+        model.eval()
+    with torch.no_grad():
+        report_2K = _run(trainee, microbatches, forward_only=True)
+    for model in trainee.models:
+        model.train()
+    return _result(trainee, report_2K, 0.0)
+
+
+def _run(
+    trainee: Trainee, microbatches: list[MicroBatch], *, forward_only: bool
+) -> torch.Tensor | None:
+    """Forward (and backward) over the micro-batches; the summed report on the last stage."""
+    forward_step = partial(
+        _forward_step, vocab_size=trainee.vocab_size, num_sources=len(trainee.feed.sources)
+    )
+    iterators = [iter(microbatches) for _ in trainee.models]
+    reports = get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=iterators if len(iterators) > 1 else iterators[0],
+        model=list(trainee.models),
+        num_microbatches=len(microbatches),
+        seq_length=microbatches[0].tokens_BS.size(1),
+        micro_batch_size=trainee.feed.micro_batch_size,
+        forward_only=forward_only,
+    )
+    if not trainee.device.is_last_stage:
+        return None
+    report_2K = torch.stack(reports).sum(0)
+    torch.distributed.all_reduce(report_2K, group=trainee.device.data_group)
+    return report_2K
+
+
+def _forward_step(
+    data_iterator: Iterator[MicroBatch], model: Any, *, vocab_size: int, num_sources: int
+) -> tuple[torch.Tensor, Any]:
+    batch = next(data_iterator)
+    output = model(batch.tokens_BS, batch.position_ids_BS, batch.document_ids_BS)
+    loss = partial(
+        next_token_loss,
+        labels_BS=batch.labels_BS,
+        loss_mask_BS=batch.loss_mask_BS,
+        source_B=batch.source_B,
+        vocab_size=vocab_size,
+        num_sources=num_sources,
+    )
+    return output, loss
+
+
+def _result(trainee: Trainee, report_2K: torch.Tensor | None, grad_norm: float) -> StepResult:
+    if report_2K is None:
+        return StepResult(None, {}, {}, grad_norm, 0)
+    sums, counts = report_2K.view(2, -1).tolist()
+    total = sum(counts)
+    present = [number for number, count in enumerate(counts) if count]
+    names = trainee.feed.sources
+    return StepResult(
+        loss=sum(sums) / total if total else None,
+        source_losses={names[k]: sums[k] / counts[k] for k in present},
+        source_tokens={names[k]: int(counts[k]) for k in present},
+        grad_norm=grad_norm,
+        num_tokens=int(total),
+    )
