@@ -2,7 +2,7 @@
 
 Weights are saved under Megatron-Core's own keys, so that plain core (and Megatron-LM) loads them
 and any layout reads what any other wrote. The optimizer state is saved in core's fully reshardable
-form: the default form raises in megatron-core 0.16.1 ('flattened_range is not supported').
+form, which any layout reads too.
 """
 
 import queue
@@ -17,8 +17,11 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.validation import StrictHandling
 
 from megatron_math.base.errors import UserError
-
-OPTIMIZER_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
+from megatron_math.device.optimizer_state import (
+    SHARDING,
+    create_optimizer_state,
+    load_optimizer_state,
+)
 
 
 def unwrapped(model: Any) -> Any:
@@ -53,8 +56,9 @@ def save_training_state(
     models: Sequence[Any], optimizer: Any, folder: Path, common: dict[str, Any]
 ) -> None:
     """Write weights, optimizer state and `common` (small, equal on all ranks). Collective."""
+    create_optimizer_state(optimizer)
     state = model_state(models)
-    optimizer_state = optimizer.sharded_state_dict(state, metadata=OPTIMIZER_METADATA)
+    optimizer_state = optimizer.sharded_state_dict(state, metadata=SHARDING)
     _save(state | {"optimizer": optimizer_state} | common, folder)
 
 
@@ -62,46 +66,11 @@ def load_training_state(models: Sequence[Any], optimizer: Any, folder: Path) -> 
     """Fill models and optimizer from `folder`; returns the common part. Collective."""
     create_optimizer_state(optimizer)
     state = model_state(models)
-    optimizer_state = optimizer.sharded_state_dict(
-        state, is_loading=True, metadata=OPTIMIZER_METADATA
-    )
+    optimizer_state = optimizer.sharded_state_dict(state, is_loading=True, metadata=SHARDING)
     loaded = _load(state | {"optimizer": optimizer_state}, folder)
     _fill(models, loaded)
-    optimizer.load_state_dict(loaded["optimizer"])
-    separate_step_counters(optimizer)
+    load_optimizer_state(optimizer, loaded["optimizer"])
     return loaded
-
-
-def create_optimizer_state(optimizer: Any) -> None:
-    """Give a fresh Adam its moments, so that there is something to load into.
-
-    Without Transformer Engine or Apex core builds torch's AdamW, whose state is empty before the
-    first step; `sharded_state_dict(is_loading=True)` then asserts `len(steps) == 1`.
-    """
-    for inner in inner_optimizers(optimizer):
-        for group in inner.param_groups:
-            for parameter in group["params"]:
-                if not inner.state[parameter]:
-                    inner.state[parameter] = {
-                        "step": torch.tensor(0.0),
-                        "exp_avg": torch.zeros_like(parameter),
-                        "exp_avg_sq": torch.zeros_like(parameter),
-                    }
-
-
-def separate_step_counters(optimizer: Any) -> None:
-    """One `step` tensor per parameter: core loads a single one shared by all, and torch's AdamW
-    then advances it once per parameter (45 counted steps for 6 real ones, 2026-11-21)."""
-    for inner in inner_optimizers(optimizer):
-        for state in inner.state.values():
-            if torch.is_tensor(state.get("step")):
-                state["step"] = state["step"].clone()
-
-
-def inner_optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
-    """The torch optimizers at the bottom of core's wrappers."""
-    chained = getattr(optimizer, "chained_optimizers", [optimizer])
-    return [one.optimizer for one in chained if getattr(one, "optimizer", None) is not None]
 
 
 def _save(state: dict[str, Any], folder: Path) -> None:

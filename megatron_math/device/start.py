@@ -5,6 +5,7 @@ Reads the launchers' environment variables; writes nothing.
 
 import contextlib
 import ctypes
+import glob
 import os
 import random
 import re
@@ -228,3 +229,11 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> 
             end_by = None
         time.sleep(0.02)
     return result
+
+
+def gpus_here() -> int:
+    """GPUs that this process may use, counted without torch; 0 on a CPU machine."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return len(glob.glob("/dev/nvidia[0-9]*"))

@@ -60,13 +60,14 @@ def same_document_mask(document_ids_BS: torch.Tensor, window: int | None) -> tor
     """
     length = document_ids_BS.shape[1]
     single = bool((document_ids_BS == document_ids_BS[:, :1]).all())
-    windowed = window is not None and window < length
-    if single and not windowed:
+    if window is not None and window >= length:
+        window = None
+    if single and window is None:
         return None
     position_S = torch.arange(length, device=document_ids_BS.device)
     distance_SS = position_S[:, None] - position_S[None, :]
     allowed_SS = distance_SS >= 0
-    if windowed:
+    if window is not None:
         allowed_SS &= distance_SS < window
     same_BSS = document_ids_BS[:, :, None] == document_ids_BS[:, None, :]
     return (same_BSS & allowed_SS)[:, None]

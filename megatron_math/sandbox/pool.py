@@ -10,6 +10,7 @@ What this version does not do: it holds off hangs, crashes and memory, not an ad
 to run (no namespaces, no system-call filter).
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -82,17 +83,13 @@ class Keeper:
 
     def close(self) -> None:
         """Kill keeper and child, wait until the keeper is gone."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            try:
+            with contextlib.suppress(OSError):
                 pipe.close()
-            except OSError:
-                pass
 
     def _read_line(self, limit_seconds: float) -> Any:
         assert self._process.stdout is not None
