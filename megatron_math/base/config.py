@@ -27,7 +27,9 @@ SectionType = TypeVar("SectionType", bound="Section")
 class Section(BaseModel):
     """A part of the YAML file: immutable, strict about unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
     def identity(self) -> dict[str, Any]:
         """The values that decide the result, as JSON types: everything but `LOCATION` fields."""
@@ -182,3 +184,15 @@ def _sections_in(annotation: Any) -> list[type[BaseModel]]:
     for argument in getattr(annotation, "__args__", ()):
         found += _sections_in(argument)
     return found
+
+
+def describe_section(model: type[Section], where: str) -> str:
+    """Every key of a section, one a line: name, type, default, meaning. For --help."""
+    lines = []
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else f"default {field.default!r}"
+        annotation = getattr(field.annotation, "__name__", None) or str(field.annotation)
+        kind = re.sub(r"(\w+\.)+(\w)", r"\2", annotation)
+        meaning = " ".join((field.description or "").split())
+        lines.append(f"{where}.{field.alias or name}  ({kind}, {default})  {meaning}".rstrip())
+    return "\n\n".join(lines)

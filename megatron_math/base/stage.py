@@ -8,7 +8,8 @@ are fixed in docs/formats.md.
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,28 @@ from megatron_math.base.files import read_json, sha256_file, sha256_json, write_
 
 MANIFEST_FORMAT = "megatron-math manifest"
 MANIFEST_VERSION = 1
+
+
+class WouldRun(Exception):  # noqa: N818 - an answer, not an error
+    """Raised by `Stage.begin` inside `announcing()`: the stage is not up to date, and why."""
+
+    def __init__(self, stage: "Stage") -> None:
+        self.reasons = stage.changes() or ["not run yet" if stage.is_new else "not finished"]
+        super().__init__("; ".join(self.reasons))
+
+
+_announcing = False
+
+
+@contextmanager
+def announcing() -> Iterator[None]:
+    """Inside this block a stage that would begin its work raises `WouldRun` instead: --dry-run."""
+    global _announcing
+    _announcing = True
+    try:
+        yield
+    finally:
+        _announcing = False
 
 
 @dataclass(frozen=True)
@@ -74,9 +97,19 @@ class Stage:
         }
         self.fingerprint = sha256_json(self.identity)
         self._started = time.time()
+        self.was_done = False
+
+    @property
+    def is_new(self) -> bool:
+        """True when no run of any kind left a manifest here."""
+        return self._before is None
 
     def is_done(self) -> bool:
         """True when the folder holds the finished result of this very configuration and input."""
+        self.was_done = self._is_done()
+        return self.was_done
+
+    def _is_done(self) -> bool:
         done = self.folder / "DONE"
         if not done.is_file() or done.read_text(encoding="utf-8").strip() != self.fingerprint:
             return False
@@ -97,6 +130,8 @@ class Stage:
 
     def begin(self) -> None:
         """Take the done-mark away and leave a manifest that says 'running'."""
+        if _announcing:
+            raise WouldRun(self)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "DONE").unlink(missing_ok=True)
         self._write_manifest("running", outputs={}, counts={})

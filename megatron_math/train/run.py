@@ -64,6 +64,7 @@ def run(road: Road) -> Stage:
         return order.stage
     _refuse_other_run(order)
     if launched_ranks() is None:
+        order.stage.begin()
         _start_ranks(road, order)
         return read_order(road).stage
     train_rank(road, order)

@@ -1,0 +1,225 @@
+"""`megatron-math VERB`: parse, call the room, turn outcomes into exit codes (0, 1, 2, 75)."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+
+from megatron_math.base.config import describe_section
+from megatron_math.base.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    StoppedOnRequest,
+    UserError,
+)
+from megatron_math.base.log import log, set_up_logging
+from megatron_math.base.road import Road
+from megatron_math.pipeline import STAGES, announce_road, run_road, run_stage
+
+app = typer.Typer(
+    name="megatron-math",
+    help="From problems to a measured mathematical language model, on Megatron-Core.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+console = Console()
+
+RoadFile = Annotated[Path, typer.Argument(metavar="ROAD.yaml", help="the road file")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[section.key=value]...", help="change single keys")
+]
+Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the run folders")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, do nothing")]
+AsJson = Annotated[bool, typer.Option("--json", help="print facts as JSON")]
+
+
+def _keys(*sections: tuple[str, str, str]) -> str:
+    """The keys of config sections (name, module, class) as the end of a verb's --help."""
+    texts = [
+        describe_section(getattr(importlib.import_module(module), name), section)
+        for section, module, name in sections
+    ]
+    return "**Keys in the road file**\n\n" + "\n\n".join(texts)
+
+
+def _run_one(verb: str, yaml: Path, overrides: list[str] | None, runs: Path, dry_run: bool) -> None:
+    road = Road.load(yaml, overrides or [], runs)
+    door = next(door for door in STAGES if door.verb == verb)
+    if not any(road.has(section) for section in door.asked_by):
+        raise UserError(f"{yaml} has no section '{door.asked_by[0]}', so there is nothing to do")
+    if dry_run:
+        _print_rows(announce_road(road, verb, verb))
+    else:
+        run_stage(road, door)
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    for folder, text in rows:
+        console.print(f"{folder:<14} {text}", highlight=False, soft_wrap=True)
+
+
+@app.command(
+    epilog=_keys(("synthesize", "megatron_math.synthesize.config", "SynthesizeConfig")),
+)
+def synthesize(
+    yaml: RoadFile, overrides: Overrides = None, runs: Runs = Path("runs"), dry_run: DryRun = False
+) -> None:
+    """Write problems with checked solutions into 10_synthesize."""
+    _run_one("synthesize", yaml, overrides, runs, dry_run)
+
+
+@app.command(epilog=_keys(("curate", "megatron_math.curate.config", "CurateConfig")))
+def curate(
+    yaml: RoadFile, overrides: Overrides = None, runs: Runs = Path("runs"), dry_run: DryRun = False
+) -> None:
+    """Drop duplicates and test items, with reasons, into 20_curate."""
+    _run_one("curate", yaml, overrides, runs, dry_run)
+
+
+@app.command(epilog=_keys(("index", "megatron_math.index.config", "IndexConfig")))
+def index(
+    yaml: RoadFile, overrides: Overrides = None, runs: Runs = Path("runs"), dry_run: DryRun = False
+) -> None:
+    """Turn documents into tokens: Megatron .bin/.idx in 30_index."""
+    _run_one("index", yaml, overrides, runs, dry_run)
+
+
+@app.command(epilog=_keys(("blend", "megatron_math.blend.config", "BlendConfig")))
+def blend(
+    yaml: RoadFile,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Mix indexes into one sampling plan; --dry-run prints tokens, shares, epochs, padding."""
+    from megatron_math.blend import run as room
+
+    road = Road.load(yaml, overrides or [], runs)
+    if not dry_run:
+        run_stage(road, next(door for door in STAGES if door.verb == "blend"))
+    table = room.dry_run(road)
+    if as_json:
+        typer.echo(json.dumps(table.to_json(), indent=2))
+    else:
+        console.print(table.render())
+
+
+@app.command(
+    epilog=_keys(
+        ("train", "megatron_math.train.config", "TrainConfig"),
+        ("parallel", "megatron_math.train.config", "ParallelConfig"),
+        ("precision", "megatron_math.train.config", "PrecisionConfig"),
+        ("checkpoint", "megatron_math.train.config", "CheckpointConfig"),
+    )
+)
+def train(
+    yaml: RoadFile, overrides: Overrides = None, runs: Runs = Path("runs"), dry_run: DryRun = False
+) -> None:
+    """Train on the plan; outside a launcher this starts the local processes of the layout."""
+    _run_one("train", yaml, overrides, runs, dry_run)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Hugging Face folder, or checkpoint folder")],
+    target: Annotated[Path, typer.Argument(help="the folder to make; must not exist")],
+    as_json: AsJson = False,
+) -> None:
+    """Hugging Face safetensors to a Megatron-Core checkpoint, or back; the source says which."""
+    from megatron_math.convert.run import convert_folder
+
+    receipt = convert_folder(source, target)
+    typer.echo(json.dumps(receipt, indent=2) if as_json else f"wrote {target}: {receipt}")
+
+
+@app.command(epilog=_keys(("evaluate", "megatron_math.evaluate.config", "EvaluateConfig")))
+def evaluate(
+    yaml: RoadFile, overrides: Overrides = None, runs: Runs = Path("runs"), dry_run: DryRun = False
+) -> None:
+    """Ask the models the benchmarks' questions and score the answers, before and after."""
+    _run_one("evaluate", yaml, overrides, runs, dry_run)
+
+
+@app.command()
+def grade(
+    predictions: Annotated[Path, typer.Argument(help="a predictions.jsonl")],
+    as_json: AsJson = False,
+) -> None:
+    """Score a saved predictions file again; no model is loaded."""
+    from megatron_math.evaluate.grade import grade as grade_file
+
+    scores = grade_file(predictions)
+    if as_json:
+        typer.echo(json.dumps(scores, indent=2))
+        return
+    low, high = scores["interval95"]
+    typer.echo(
+        f"{scores['benchmark']}: {scores['correct']} of {scores['n']} right, "
+        f"{scores['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"
+    )
+
+
+@app.command(epilog=_keys(("report", "megatron_math.report.config", "ReportConfig")))
+def report(
+    yaml: RoadFile, overrides: Overrides = None, runs: Runs = Path("runs"), dry_run: DryRun = False
+) -> None:
+    """Write 80_report/index.html: one static page about the run."""
+    _run_one("report", yaml, overrides, runs, dry_run)
+
+
+@app.command()
+def run(
+    yaml: RoadFile,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    first: Annotated[str | None, typer.Option("--from", help="first stage, by verb")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="last stage, by verb")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Walk the whole road of one file; stages that are up to date are left alone."""
+    road = Road.load(yaml, overrides or [], runs)
+    if dry_run:
+        _print_rows(announce_road(road, first, last))
+    else:
+        run_road(road, first, last)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; returns the exit code. Errors for people become one sentence."""
+    set_up_logging()
+    try:
+        result: Any = app(args=arguments, standalone_mode=False)
+    except UserError as error:
+        sys.stderr.write(f"megatron-math: {error}\n")
+        return EXIT_BAD_INPUT
+    except StoppedOnRequest as stopped:
+        log.info("%s", stopped)
+        return EXIT_STOPPED
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.ClickException as error:
+        error.show()
+        return EXIT_BAD_INPUT
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        sys.stderr.write("megatron-math: interrupted; the same command continues\n")
+        return EXIT_FAILED
+    return result if isinstance(result, int) else EXIT_DONE
+
+
+def program() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    program()
