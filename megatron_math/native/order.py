@@ -1,0 +1,82 @@
+"""Typed doors to csrc/order.cpp: in which order documents, samples and sources come.
+
+The readable twins, equal to the last element, are in `reference_order`. All sizes are 64-bit, the
+interpreter lock is released, and unfit values raise ValueError with the numbers in it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_math import _native  # type: ignore[attr-defined]
+
+Int64Array = npt.NDArray[np.int64]
+
+
+def permutation(key: int, num_items: int) -> Int64Array:
+    """A permutation of 0..num_items-1 that depends on `key` (64 bits) and num_items only.
+
+    Indices sorted by splitmix64 (Steele, Lea, Flood 2014) of key and index.
+    """
+    return _native.permutation(key, num_items)
+
+
+def sample_index(lengths: Int64Array, sequence_length: int, stream_offset: int) -> Int64Array:
+    """Where samples begin in one epoch of a stream cut every `sequence_length` tokens.
+
+    lengths: tokens of each document in the epoch's order, each at least 1. stream_offset: tokens
+    of the stream before this epoch. Returns [samples, 2]: position in the order, token offset
+    inside that document, for each sample that begins in this epoch.
+    """
+    return _native.sample_index(lengths, sequence_length, stream_offset)
+
+
+def pack_index(
+    lengths: Int64Array, sequence_length: int, align: int, window: int
+) -> tuple[Int64Array, Int64Array]:
+    """Best fit of whole documents into sequences, at most `window` of them open at a time.
+
+    lengths: tokens of each document in the epoch's order. A document takes the fullest open bin
+    it fits (its length rounded up to `align`); where none fits and all are open, the fullest is
+    closed. A document longer than the sequence is cut into sequences and a tail.
+    Returns (pieces [n, 3]: position in the order, start inside the document, tokens;
+    starts [packs + 1]: where each pack's pieces begin).
+    """
+    return _native.pack_index(lengths, sequence_length, align, window)
+
+
+def blend_order(
+    starts: Int64Array,
+    bases: Int64Array,
+    shares: Int64Array,
+    sizes: Sequence[Int64Array],
+    more: Sequence[bool],
+    sequence_length: int,
+    max_tokens: int,
+    given: Sequence[int],
+) -> tuple[npt.NDArray[np.int32], Int64Array]:
+    """Which source each sample comes from, within `sequence_length` tokens of every target.
+
+    Tijdeman's chairman assignment (1980) in tokens; rule and proof of the bound are in
+    csrc/blend_order.h.
+
+    starts [bends]: tokens of the whole mix at which the rates change, from 0. bases
+    [bends, sources]: tokens each source should have given there. shares [sources]: integer rates
+    behind the last bend; 0 ends a source. sizes: tokens (without padding) of each source's next
+    samples as far as known; more: whether others follow. given: tokens that each source has given
+    before this call.
+    Returns (sources of the next samples, `given` afterwards), up to the sample that reaches
+    max_tokens, the end of all sources, or the first choice that needs an unknown size.
+    """
+    order, given_after = _native.blend_order(
+        starts,
+        bases,
+        shares,
+        list(sizes),
+        list(more),
+        sequence_length,
+        max_tokens,
+        [int(x) for x in given],
+    )
+    return order, given_after
