@@ -1,0 +1,30 @@
+# Each target is enough on a fresh clone: it makes .venv first when that is missing or out of date.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+DEMO := examples/00_quickstart_cpu
+
+.PHONY: setup demo test check soak bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python $(DEMO)/corpora.py runs/quickstart/corpora
+	$(BIN)/megatron-math run $(DEMO)/base.yaml
+	$(BIN)/megatron-math run $(DEMO)/cpt.yaml
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy megatron_math tools examples
+
+clean:
+	rm -rf .venv build megatron_math/*.so
