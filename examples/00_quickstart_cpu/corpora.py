@@ -1,6 +1,6 @@
 """Two corpora from what is installed already: docstrings, one document each.
 
-    python examples/00_quickstart_cpu/corpora.py --out runs/quickstart/corpora
+    python examples/00_quickstart_cpu/corpora.py runs/quickstart/corpora
 
 Reads the source files of the standard library and of SymPy (parsed, never imported). Writes
 <out>/general.jsonl and <out>/mathtext.jsonl, the same bytes each time for the same installed files.
@@ -79,7 +79,7 @@ def package_folder(name: str) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the two files")
+    parser.add_argument("out", type=Path, help="folder for the two files")
     out = parser.parse_args(arguments).out
     standard_library = Path(sysconfig.get_paths()["stdlib"])
     corpora = {"general": standard_library, "mathtext": package_folder("sympy")}

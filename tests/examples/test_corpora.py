@@ -69,7 +69,7 @@ def test_the_installed_packages_give_enough_text(
 ) -> None:
     """Megabytes of both kinds; what was left out is counted aloud; the same again next time."""
     script = load("00_quickstart_cpu")
-    script.main(["--out", str(tmp_path)])
+    script.main([str(tmp_path)])
     assert capsys.readouterr().out.count("too short") == 2
     assert (tmp_path / "mathtext.jsonl").stat().st_size > 3e6
     general = list(read_records(tmp_path / "general.jsonl"))

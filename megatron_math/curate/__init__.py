@@ -1,0 +1,6 @@
+"""Curate: take out what came before and what the benchmarks hold.
+
+Reads: files of records, by source; the rows of every benchmark that will be scored.
+Writes: 20_curate/<source>.jsonl, drops/<source>.jsonl with a reason for each record, stats.json.
+Promise: kept + dropped = read; a benchmark row that cannot be read or searched stops the run.
+"""
