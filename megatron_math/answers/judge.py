@@ -17,13 +17,9 @@ _FORMS = [LatexExtractionConfig(), ExprExtractionConfig()]
 def judge(pair: list[str]) -> bool:
     """True when math-verify reads both of [answer, reference] and finds them equal."""
     answer, reference = (_parse(text) for text in pair)
-    return bool(
-        verify(reference, answer, timeout_seconds=None)  # type: ignore[arg-type]
-        if answer and reference
-        else False
-    )
+    return bool(verify(reference, answer, timeout_seconds=None) if answer and reference else False)
 
 
 def _parse(text: str) -> list[Any]:
     text = text.strip().strip("$")
-    return list(parse(f"\\boxed{{{text}}}", _FORMS, parsing_timeout=None))  # type: ignore[arg-type]
+    return list(parse(f"\\boxed{{{text}}}", _FORMS, parsing_timeout=None))

@@ -1,0 +1,38 @@
+"""The `synthesize` section of a road."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from megatron_math.base.config import Section
+
+LEVELS = (1, 2, 3)
+
+
+class SynthesizeConfig(Section):
+    """How many problems, of which difficulty, and what is kept for measuring.
+
+    Level 1 is one step with numbers to 20 (answers too); level 2 is two steps, larger numbers,
+    fractions and linear equations; level 3 is quadratics, sequences, geometry, probability and
+    three steps.
+    """
+
+    method: Literal["template"] = "template"
+    problems: Annotated[int, Field(gt=0)] = 50_000
+    """Training problems in all."""
+    levels: dict[int, Annotated[float, Field(ge=0)]] = {1: 0.6, 2: 0.25, 3: 0.15}
+    """Weights of the levels among the training problems; need not sum to one."""
+    heldout: Annotated[int, Field(ge=0)] = 500
+    """Held-out problems per level, half of them with operands that training never has together."""
+    heldout_operands: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """Share of operand pairs that training never has together."""
+
+    @field_validator("levels")
+    @classmethod
+    def _known_levels(cls, levels: dict[int, float]) -> dict[int, float]:
+        unknown = sorted(set(levels) - set(LEVELS))
+        if unknown:
+            raise ValueError(f"the levels are 1, 2 and 3, not {unknown}")
+        if sum(levels.values()) <= 0:
+            raise ValueError("at least one level needs a weight above 0")
+        return dict(sorted(levels.items()))
