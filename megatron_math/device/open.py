@@ -104,8 +104,6 @@ def _grid_laid(grid: Grid, timeout_minutes: float) -> Iterator[None]:
         context_parallel_size=grid.context,
         expert_model_parallel_size=grid.expert,
         distributed_timeout_minutes=int(timeout_minutes),
-        # The default groups are gloo already on a CPU; a second set costs start-up time only.
-        create_gloo_process_groups=False,
     )
     try:
         yield

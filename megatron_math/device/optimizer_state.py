@@ -1,0 +1,65 @@
+"""Keep and restore the state of core's distributed optimizer when its Adam is torch's own.
+
+Without Transformer Engine and Apex, megatron-core 0.16.1 (seen 2026-11) resumes in a fresh process
+in three wrong ways: saving or loading before the first step asserts that a step count exists;
+loading the moments raises KeyError 'step'; and one step tensor is shared by all parameters, so
+Adam counts once per parameter. These functions go around all three through core's own methods;
+with a fused Adam they do no more than core does. Nothing is patched.
+"""
+
+from typing import Any
+
+import torch
+from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
+"""`metadata` for `sharded_state_dict`: core's default type raises in 0.16.1."""
+
+
+def create_optimizer_state(optimizer: MegatronOptimizer) -> None:
+    """Give every parameter zero moments and step 0 where there are none yet.
+
+    Call it before `sharded_state_dict`, both to save a run that has made no step and to load.
+    Weights are not touched. State that is there already stays.
+    """
+    for part in _parts(optimizer):
+        inner = part.optimizer
+        if not isinstance(inner, torch.optim.Adam | torch.optim.AdamW):
+            if not inner.state:
+                part._init_optimizer_states_with_dummy_values()
+            continue
+        for group in inner.param_groups:
+            for parameter in group["params"]:
+                if parameter not in inner.state:
+                    inner.state[parameter] = {
+                        "step": torch.tensor(0.0),
+                        "exp_avg": torch.zeros_like(parameter),
+                        "exp_avg_sq": torch.zeros_like(parameter),
+                    }
+
+
+def load_optimizer_state(optimizer: MegatronOptimizer, state: dict[Any, Any]) -> None:
+    """Load what `dist_checkpointing.load` filled in for `sharded_state_dict(is_loading=True)`."""
+    parts = _parts(optimizer)
+    states = [state] if len(parts) == 1 else [state[index] for index in sorted(state)]
+    assert len(states) == len(parts), (len(states), len(parts))
+    for part, own in zip(parts, states, strict=True):
+        own = dict(own)
+        moments = own.pop("param_state")
+        kind = own.pop("param_state_sharding_type")
+        assert kind == SHARDING["distrib_optim_sharding_type"], kind
+        part.load_state_dict(own)
+        entries = list(part.optimizer.state.values())
+        steps = [entry.pop("step", None) for entry in entries]
+        part.load_parameter_state_from_fully_reshardable(moments)
+        for entry, step in zip(entries, steps, strict=True):
+            if step is not None:
+                entry["step"] = step.clone()
+
+
+def _parts(optimizer: MegatronOptimizer) -> list[DistributedOptimizer]:
+    parts = optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]
+    for part in parts:
+        assert isinstance(part, DistributedOptimizer), "use_distributed_optimizer=True is needed"
+    return list(parts)
