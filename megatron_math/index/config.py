@@ -1,0 +1,96 @@
+"""What the `index` section of a road holds."""
+
+import string
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from megatron_math.base.config import LOCATION, Section
+
+TEMPLATE_FIELDS = {"problem", "solution"}
+
+
+class SourceConfig(Section):
+    """Where a source's records are: `path`, or a `file` that a stage of this road wrote."""
+
+    path: str | list[str] | None = None
+    """A file, a glob pattern, a folder, or a list of them (.jsonl, .json, .gz, .zst, .parquet)."""
+    stage: Literal["10_synthesize", "20_curate"] | None = None
+    """A stage folder of this road."""
+    file: str | None = None
+    """The file inside `stage`, such as problems.jsonl."""
+    template: str | None = None
+    """How a problem and its solution become text; default: 'Question: ...', 'Solution: ...'."""
+    text_key: str | None = None
+    """The key that holds the text; default: `text`, or problem/solution, or input/output."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "SourceConfig":
+        if (self.path is None) == (self.stage is None) or (self.stage is None) != (
+            self.file is None
+        ):
+            raise ValueError("give either 'path', or 'stage' together with 'file'")
+        if self.template is not None and self.text_key is not None:
+            raise ValueError("'template' has no effect beside 'text_key'; drop one of them")
+        return self
+
+    @field_validator("template")
+    @classmethod
+    def _known_fields(cls, template: str | None) -> str | None:
+        if template is None:
+            return None
+        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        if fields != TEMPLATE_FIELDS:
+            raise ValueError(
+                "a template holds {problem} and {solution} (other braces doubled: {{ }}), "
+                f"found the fields {sorted(fields)}"
+            )
+        return template
+
+
+class TrainTokenizerConfig(Section):
+    """A SentencePiece BPE model trained on the road's own sources."""
+
+    vocab_size: int = Field(ge=261)
+    """Ids in all, of which 4 are special and 256 are bytes."""
+    sources: list[str] | None = None
+    """Names of the sources to train on; default: all."""
+    sample_bytes: int = Field(default=32_000_000, ge=1_000)
+    """At most so much text, drawn evenly from these sources."""
+    character_coverage: float = Field(default=0.9995, gt=0.9, le=1.0)
+    """Share of characters that get a piece of their own; the others are spelt in bytes."""
+
+
+class TrainedTokenizer(Section):
+    """`tokenizer: {train: {...}}`."""
+
+    train: TrainTokenizerConfig
+
+
+class IndexConfig(Section):
+    """Sources, and the tokenizer that turns them into ids."""
+
+    tokenizer: str | TrainedTokenizer = "base"
+    """`base` (the one in 00_base), a folder or file, or {train: {vocab_size: ...}}."""
+    sources: dict[str, SourceConfig] = Field(min_length=1)
+    append_eod: bool = True
+    """Whether every document ends with the tokenizer's end-of-document id."""
+    workers: Annotated[int, LOCATION, Field(ge=1)] = 2
+    """Processes that tokenize."""
+    log_interval: Annotated[int, LOCATION, Field(ge=1)] = 10_000
+    """Documents between two log lines, where no progress bar can be drawn."""
+
+    @model_validator(mode="after")
+    def _names(self) -> "IndexConfig":
+        for name in self.sources:
+            if not name or not set(name) <= set(string.ascii_letters + string.digits + "._-"):
+                raise ValueError(f"source name '{name}' must consist of letters, digits, . _ -")
+        wanted = (
+            self.tokenizer.train.sources if isinstance(self.tokenizer, TrainedTokenizer) else None
+        )
+        for name in wanted or []:
+            if name not in self.sources:
+                raise ValueError(
+                    f"tokenizer.train.sources names '{name}', sources are {sorted(self.sources)}"
+                )
+        return self
