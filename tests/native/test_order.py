@@ -298,7 +298,7 @@ def test_blend_order_is_exact_beyond_32_bits():
 
 def test_blend_order_refuses_with_the_numbers():
     base = np.zeros((1, 2), dtype=np.int64)
-    arguments = dict(sequence_length=8, max_tokens=100, given=[0, 0])
+    arguments = {"sequence_length": 8, "max_tokens": 100, "given": [0, 0]}
     with pytest.raises(ValueError, match="has 9 tokens"):
         order.blend_order(
             int64(0), base, int64(1, 1), [int64(9), int64(8)], [True, True], **arguments
@@ -307,8 +307,8 @@ def test_blend_order_refuses_with_the_numbers():
         order.blend_order(
             int64(0), base, int64(1, 1), [int64(8), int64(8)], [False, False], **arguments
         )
+    bases = np.array([[0, 0], [9, 12]])
     with pytest.raises(ValueError, match="must sum to its 20"):
-        bases = np.array([[0, 0], [9, 12]])
         order.blend_order(
             int64(0, 20), bases, int64(1, 1), [int64(8)] * 2, [True, True], **arguments
         )

@@ -1,0 +1,146 @@
+"""One tokenized corpus on disk: Megatron's `<prefix>.bin` and `<prefix>.idx`, memory-mapped.
+
+A document is one sequence of the `.idx`, which is also what megatron-core's GPTDataset shuffles.
+Beside them may lie `<prefix>.roles`: one byte a token, who speaks there (docs/formats.md).
+"""
+
+import struct
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_math.base.errors import UserError
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+HEADER_BYTES = 34
+# Codes of megatron.core.datasets.indexed_dataset.DType that can hold token ids.
+DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
+ROLES = {"prompt": 0, "solution": 1, "tool_output": 2, "other": 3}
+
+
+class IndexedDocuments:
+    """Documents of one index. Opening reads the header and maps the files; no token is touched.
+
+    prefix: path without `.bin`/`.idx`. Raises UserError when a file is missing or when the header,
+    the counts and the file sizes do not agree, saying what was found.
+    """
+
+    def __init__(self, prefix: Path | str) -> None:
+        self.prefix = Path(prefix)
+        self.bin_path = self.prefix.with_name(self.prefix.name + ".bin")
+        self.idx_path = self.prefix.with_name(self.prefix.name + ".idx")
+        self.roles_path = self.prefix.with_name(self.prefix.name + ".roles")
+        for path in (self.idx_path, self.bin_path):
+            if not path.is_file():
+                raise UserError(
+                    f"the index {self.prefix} is not there: no file {path}{self._hint()}"
+                )
+        self._read_header()
+        self._check_sizes()
+
+    def _hint(self) -> str:
+        near = self.prefix.with_name(self.prefix.name + "_text_document.idx")
+        return f"; did you mean {near.with_suffix('')}?" if near.is_file() else ""
+
+    def _read_header(self) -> None:
+        with open(self.idx_path, "rb") as file:
+            header = file.read(HEADER_BYTES)
+        if len(header) < HEADER_BYTES or not header.startswith(MAGIC):
+            raise UserError(
+                f"{self.idx_path} is not a Megatron index: it must begin with {MAGIC!r}, "
+                f"found {header[:9]!r} in {self.idx_path.stat().st_size} bytes"
+            )
+        version, code, num_sequences, num_boundaries = struct.unpack("<QBQQ", header[9:])
+        if version != VERSION or code not in DTYPES:
+            raise UserError(
+                f"{self.idx_path} has version {version} and dtype code {code}; this program reads "
+                f"version {VERSION} and the integer codes {sorted(DTYPES)}"
+            )
+        self.dtype = np.dtype(DTYPES[code])
+        self.num_documents = num_sequences
+        self._num_boundaries = num_boundaries
+
+    def _check_sizes(self) -> None:
+        n, found_bytes = self.num_documents, self.idx_path.stat().st_size
+        expected_bytes = HEADER_BYTES + 12 * n + 8 * self._num_boundaries
+        if found_bytes not in (expected_bytes, expected_bytes + n):  # + n: multimodal mode bytes
+            raise UserError(
+                f"{self.idx_path} is damaged: {n} sequences and {self._num_boundaries} document "
+                f"boundaries need {expected_bytes} bytes, found {found_bytes}"
+            )
+        self.lengths_D = self._section(np.int32, n, HEADER_BYTES)
+        self._pointers_D = self._section(np.int64, n, HEADER_BYTES + 4 * n)
+        self.num_tokens = int(self.lengths_D.sum(dtype=np.int64))
+        found_bytes = self.bin_path.stat().st_size
+        if self.num_tokens * self.dtype.itemsize != found_bytes or (n and self.lengths_D.min() < 0):
+            raise UserError(
+                f"{self.bin_path} and its .idx do not belong together: the .idx counts "
+                f"{self.num_tokens} tokens of {self.dtype.itemsize} bytes, the .bin has "
+                f"{found_bytes} bytes; write the index again"
+            )
+
+    def _section(self, dtype: type, count: int, offset: int) -> npt.NDArray:
+        if count == 0:
+            return np.empty(0, dtype)
+        return np.asarray(np.memmap(self.idx_path, dtype, "r", offset, (count,)))
+
+    @cached_property
+    def _tokens(self) -> npt.NDArray:
+        if self.num_tokens == 0:
+            return np.empty(0, self.dtype)
+        return np.asarray(np.memmap(self.bin_path, self.dtype, "r"))
+
+    @cached_property
+    def _roles(self) -> npt.NDArray[np.uint8]:
+        self.require_roles("the chosen loss")
+        return np.asarray(np.memmap(self.roles_path, np.uint8, "r"))
+
+    def require_roles(self, what: str) -> None:
+        """UserError unless the roles file is there, with one byte for every token."""
+        if not self.roles_path.is_file():
+            raise UserError(
+                f"{what} needs the role of every token, and there is no file {self.roles_path}; "
+                f"index problem/solution records with roles, or use loss: all"
+            )
+        if self.roles_path.stat().st_size != self.num_tokens:
+            raise UserError(
+                f"{self.roles_path} has {self.roles_path.stat().st_size} bytes, one for each of "
+                f"the {self.num_tokens} tokens is expected; write the index again"
+            )
+
+    def check_pointers(self) -> None:
+        """UserError unless each document begins where the one before ends (reads all of .idx)."""
+        ends = np.cumsum(self.lengths_D, dtype=np.int64) * self.dtype.itemsize
+        wrong = np.flatnonzero(self._pointers_D[1:] != ends[:-1])
+        if len(wrong) or (self.num_documents and self._pointers_D[0] != 0):
+            raise UserError(
+                f"{self.idx_path} is damaged: document {int(wrong[0]) + 1 if len(wrong) else 0} "
+                f"does not begin where the one before it ends; write the index again"
+            )
+
+    def tokens(self, document: int, start: int, count: int) -> npt.NDArray:
+        """`count` ids of a document from `start` on, a read-only view in the file's dtype."""
+        first = self._first(document, start, count)
+        return self._tokens[first : first + count]
+
+    def roles(self, document: int, start: int, count: int) -> npt.NDArray[np.uint8]:
+        """Who speaks at those tokens, as the numbers of `ROLES`."""
+        first = self._first(document, start, count)
+        return self._roles[first : first + count]
+
+    def document(self, document: int) -> npt.NDArray:
+        return self.tokens(document, 0, int(self.lengths_D[document]))
+
+    def _first(self, document: int, start: int, count: int) -> int:
+        if not 0 <= start <= start + count <= self.lengths_D[document]:
+            raise IndexError(
+                f"tokens {start} to {start + count} of document {document}, which has "
+                f"{self.lengths_D[document]} tokens, in {self.prefix}"
+            )
+        return int(self._pointers_D[document]) // self.dtype.itemsize + start
+
+    def __len__(self) -> int:
+        return self.num_documents

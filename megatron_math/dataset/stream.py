@@ -1,0 +1,347 @@
+"""The stream of samples of one source: epochs of shuffled documents, cut or packed.
+
+Sample j of a stream depends on the source, the seed, the sequence length and the packing only.
+Everything is computed per epoch, when asked for; the last few epochs are kept. A stage of training
+starts a stream where the stage before left it (`Remainder`).
+
+Suffixes: D documents of an epoch in their order.  A slot is a token or a token of padding.
+"""
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_math.dataset.split import order_key
+from megatron_math.native.order import pack_index, permutation, sample_index
+
+Int64Array = npt.NDArray[np.int64]
+PACK_WINDOW = 64  # open bins; 1,000 GSM8K-like packs of 4,096: 0.2 % padding (2026-11-21)
+EPOCHS_KEPT = 3
+CHUNK_SAMPLES = 1 << 16
+
+
+class Piece(NamedTuple):
+    """`tokens` ids of `document` from `start` on, then `padding` slots."""
+
+    document: int
+    start: int
+    tokens: int
+    padding: int
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """What is left of an epoch: documents in their order, each from token `heads_D` on."""
+
+    epoch: int
+    documents_D: Int64Array
+    heads_D: Int64Array
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What decides the samples, besides the documents themselves."""
+
+    name: str
+    seed: int
+    sequence_length: int
+    pack: str = "concat"
+    align: int = 1
+
+
+class Epoch(NamedTuple):
+    """One pass over the documents; `cuts` is what native.order gave for it."""
+
+    number: int
+    documents_D: Int64Array
+    heads_D: Int64Array
+    lengths_D: Int64Array  # tokens left of each document
+    slots_D: Int64Array  # the same, rounded up to `align`
+    cuts: tuple[Int64Array, ...]
+
+
+class Stream(ABC):
+    """Samples of one source.
+
+    lengths: tokens of every document of the index. documents: the numbers of those to be used.
+    start: where to begin (default: epoch 0). end_epoch: the stream ends before this epoch
+    (counted from the start of the run); None for a stream without end. shuffle: False keeps
+    `documents` in the order given (validation). epoch_samples: samples of each epoch from the
+    first on, as far as a plan knows them, so that a packed stream that is read in a late epoch
+    need not pack the earlier ones.
+    """
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        lengths: npt.NDArray,
+        documents: Int64Array,
+        *,
+        start: Remainder | None = None,
+        end_epoch: int | None = None,
+        shuffle: bool = True,
+        epoch_samples: Sequence[int] = (),
+    ) -> None:
+        assert len(documents) > 0
+        assert end_epoch is None or end_epoch > (start.epoch if start else 0)
+        self.settings = settings
+        self.end_epoch = end_epoch
+        self._lengths, self._documents, self._shuffle = lengths, documents, shuffle
+        self._epoch_samples = list(epoch_samples)
+        self._epochs: OrderedDict[int, Epoch] = OrderedDict()
+        chosen = lengths[documents].astype(np.int64)
+        self.epoch_tokens = int(chosen.sum())
+        self._epoch_slots = int(self._to_slots(chosen).sum())
+        self._start = start
+        self.first_epoch = start.epoch if start else 0
+        self._first_tokens, self._first_slots = self.epoch_tokens, self._epoch_slots
+        if start:
+            left = lengths[start.documents_D] - start.heads_D
+            self._first_tokens = int(left.sum())
+            self._first_slots = int(self._to_slots(left).sum())
+
+    @property
+    def total_tokens(self) -> int | None:
+        """Tokens (without padding) until `end_epoch`; None for a stream without end."""
+        return None if self.end_epoch is None else self._tokens_before_epoch(self.end_epoch)
+
+    @property
+    def tokens_before_start(self) -> int:
+        """Tokens of this source that were used before this stream's first sample."""
+        return (self.first_epoch + 1) * self.epoch_tokens - self._first_tokens
+
+    @abstractmethod
+    def layout(self, sample: int) -> list[Piece]:
+        """The pieces of a sample, with one token more than the sequence where a label needs it."""
+
+    @abstractmethod
+    def tokens_before(self, sample: int) -> int:
+        """Tokens, without padding, in all samples before `sample`."""
+
+    @abstractmethod
+    def remainder(self, sample: int) -> Remainder:
+        """What is left of the current epoch when all samples before `sample` are used."""
+
+    @abstractmethod
+    def sizes(self) -> Iterator[tuple[Int64Array, bool]]:
+        """Chunks of the samples' tokens without padding, each with 'is the last one'."""
+
+    @abstractmethod
+    def num_samples(self) -> int:
+        """Samples until `end_epoch`."""
+
+    def epoch_samples(self, num_samples: int) -> list[int]:
+        """Samples of each epoch that the first `num_samples` touch; empty where arithmetic does."""
+        return []
+
+    def _to_slots(self, lengths: Int64Array) -> Int64Array:
+        align = self.settings.align
+        return lengths if align == 1 else -(-lengths // align) * align
+
+    def _tokens_before_epoch(self, epoch: int) -> int:
+        passed = epoch - self.first_epoch
+        return self._first_tokens + (passed - 1) * self.epoch_tokens if passed else 0
+
+    def _slots_before_epoch(self, epoch: int) -> int:
+        passed = epoch - self.first_epoch
+        return self._first_slots + (passed - 1) * self._epoch_slots if passed else 0
+
+    def epoch(self, number: int) -> Epoch:
+        if number in self._epochs:
+            self._epochs.move_to_end(number)
+            return self._epochs[number]
+        if self._start and number == self.first_epoch:
+            documents_D, heads_D = self._start.documents_D, self._start.heads_D
+        else:
+            documents_D = self._documents
+            if self._shuffle:
+                key = order_key(self.settings.seed, "documents", self.settings.name, number)
+                documents_D = documents_D[permutation(key, len(documents_D))]
+            heads_D = np.zeros(len(documents_D), dtype=np.int64)
+        lengths_D = self._lengths[documents_D] - heads_D
+        slots_D = self._to_slots(lengths_D)
+        cuts = self._cut(number, lengths_D, slots_D)
+        epoch = Epoch(number, documents_D, heads_D, lengths_D, slots_D, cuts)
+        self._epochs[number] = epoch
+        if len(self._epochs) > EPOCHS_KEPT:
+            self._epochs.popitem(last=False)
+        return epoch
+
+    @abstractmethod
+    def _cut(
+        self, number: int, lengths_D: Int64Array, slots_D: Int64Array
+    ) -> tuple[Int64Array, ...]: ...
+
+
+class ConcatStream(Stream):
+    """Documents end to end over all epochs; sample j holds slots j*S to j*S+S, the last a label."""
+
+    def _cut(
+        self, number: int, lengths_D: Int64Array, slots_D: Int64Array
+    ) -> tuple[Int64Array, ...]:
+        offset = self._slots_before_epoch(number)
+        return (sample_index(slots_D, self.settings.sequence_length, offset),)
+
+    def num_samples(self) -> int:
+        assert self.end_epoch is not None
+        return -(-self._slots_before_epoch(self.end_epoch) // self.settings.sequence_length)
+
+    def _locate(self, sample: int) -> tuple[int, int, int]:
+        """(epoch, position in its order, slot inside that document) of a sample's first slot."""
+        slot = sample * self.settings.sequence_length
+        epoch = self.first_epoch
+        if slot >= self._first_slots:
+            epoch += 1 + (slot - self._first_slots) // self._epoch_slots
+        before = -(-self._slots_before_epoch(epoch) // self.settings.sequence_length)
+        position, offset = self.epoch(epoch).cuts[0][sample - before]
+        return epoch, int(position), int(offset)
+
+    def layout(self, sample: int) -> list[Piece]:
+        number, position, offset = self._locate(sample)
+        wanted = self.settings.sequence_length + 1
+        pieces: list[Piece] = []
+        while wanted > 0 and number != self.end_epoch:
+            epoch = self.epoch(number)
+            num_documents = len(epoch.documents_D)
+            while wanted > 0 and position < num_documents:
+                left = int(epoch.lengths_D[position]) - offset  # below 0 inside the padding
+                tokens = max(0, min(left, wanted))
+                padding = min(int(epoch.slots_D[position]) - offset - tokens, wanted - tokens)
+                start = int(epoch.heads_D[position]) + offset
+                pieces.append(Piece(int(epoch.documents_D[position]), start, tokens, padding))
+                wanted -= tokens + padding
+                position, offset = position + 1, 0
+            number, position = number + 1, 0
+        return pieces
+
+    def tokens_before(self, sample: int) -> int:
+        slot, total = sample * self.settings.sequence_length, self.total_tokens
+        if self.settings.align == 1:
+            return slot if total is None else min(slot, total)
+        if self.end_epoch is not None and slot >= self._slots_before_epoch(self.end_epoch):
+            return self._tokens_before_epoch(self.end_epoch)
+        number, position, offset = self._locate(sample)
+        lengths_D = self.epoch(number).lengths_D
+        inside = int(lengths_D[:position].sum()) + min(offset, int(lengths_D[position]))
+        return self._tokens_before_epoch(number) + inside
+
+    def remainder(self, sample: int) -> Remainder:
+        slot = sample * self.settings.sequence_length
+        if self.end_epoch is not None and slot >= self._slots_before_epoch(self.end_epoch):
+            epoch = self.epoch(self.end_epoch)
+            return Remainder(self.end_epoch, epoch.documents_D, epoch.heads_D)
+        number, position, offset = self._locate(sample)
+        epoch = self.epoch(number)
+        if offset >= epoch.lengths_D[position]:  # only padding of that document is left
+            position, offset = position + 1, 0
+        if position == len(epoch.documents_D):
+            epoch, position = self.epoch(number + 1), 0
+        heads_D = epoch.heads_D[position:].copy()
+        heads_D[0] += offset
+        return Remainder(epoch.number, epoch.documents_D[position:], heads_D)
+
+    def sizes(self) -> Iterator[tuple[Int64Array, bool]]:
+        if self.settings.align == 1:
+            yield from self._even_sizes()
+            return
+        number, sample, before = self.first_epoch, 0, 0
+        while number != self.end_epoch:
+            epoch = self.epoch(number)
+            position, offset = epoch.cuts[0].T
+            sums = np.concatenate([[0], np.cumsum(epoch.lengths_D)])
+            inside = sums[position] + np.minimum(offset, epoch.lengths_D[position])
+            sample += len(position)
+            number += 1
+            after = self.tokens_before(sample)
+            marks = np.append(self._tokens_before_epoch(epoch.number) + inside, after)
+            assert len(position) == 0 or marks[0] == before
+            before = after
+            yield np.diff(marks), number == self.end_epoch
+
+    def _even_sizes(self) -> Iterator[tuple[Int64Array, bool]]:
+        length, total = self.settings.sequence_length, self.total_tokens
+        chunk = np.full(CHUNK_SAMPLES, length, dtype=np.int64)
+        if total is None:
+            while True:
+                yield chunk, False
+        whole, rest = divmod(total, length)
+        for _ in range(whole // CHUNK_SAMPLES):
+            yield chunk, False
+        last = chunk[: whole % CHUNK_SAMPLES]
+        yield (np.append(last, rest) if rest else last), True
+
+
+class WholeStream(Stream):
+    """Documents packed whole (best fit), epoch by epoch; only longer ones than S are cut."""
+
+    def _cut(
+        self, number: int, lengths_D: Int64Array, slots_D: Int64Array
+    ) -> tuple[Int64Array, ...]:
+        settings = self.settings
+        return pack_index(lengths_D, settings.sequence_length, settings.align, PACK_WINDOW)
+
+    def _samples_of_epoch(self, number: int) -> int:
+        known = self._epoch_samples
+        while len(known) <= number - self.first_epoch:
+            known.append(len(self.epoch(self.first_epoch + len(known)).cuts[1]) - 1)
+        return known[number - self.first_epoch]
+
+    def epoch_samples(self, num_samples: int) -> list[int]:
+        """Samples of each epoch that the stream's first `num_samples` touch."""
+        touched: list[int] = []
+        while sum(touched) < num_samples:
+            touched.append(self._samples_of_epoch(self.first_epoch + len(touched)))
+        return touched
+
+    def num_samples(self) -> int:
+        assert self.end_epoch is not None
+        return sum(map(self._samples_of_epoch, range(self.first_epoch, self.end_epoch)))
+
+    def _locate(self, sample: int) -> tuple[Epoch, int]:
+        """(epoch, pack inside it)"""
+        number = self.first_epoch
+        while sample >= self._samples_of_epoch(number):
+            sample -= self._samples_of_epoch(number)
+            number += 1
+        return self.epoch(number), sample
+
+    def layout(self, sample: int) -> list[Piece]:
+        epoch, pack = self._locate(sample)
+        length, align = self.settings.sequence_length, self.settings.align
+        pieces_P3, starts = epoch.cuts
+        pieces = []
+        for position, start, tokens in pieces_P3[starts[pack] : starts[pack + 1]].tolist():
+            if tokens == length and start + tokens < epoch.lengths_D[position]:
+                tokens += 1  # the cut document's next token is the last label
+            first = int(epoch.heads_D[position]) + start
+            pieces.append(Piece(int(epoch.documents_D[position]), first, tokens, -tokens % align))
+        return pieces
+
+    def tokens_before(self, sample: int) -> int:
+        epoch, pack = self._locate(sample)
+        pieces_P3, starts = epoch.cuts
+        return self._tokens_before_epoch(epoch.number) + int(pieces_P3[: starts[pack], 2].sum())
+
+    def remainder(self, sample: int) -> Remainder:
+        epoch, pack = self._locate(sample)
+        pieces_P3, starts = epoch.cuts
+        used_D = np.zeros(len(epoch.documents_D), dtype=np.int64)
+        np.add.at(used_D, pieces_P3[: starts[pack], 0], pieces_P3[: starts[pack], 2])
+        left = used_D < epoch.lengths_D  # a cut document's pieces come in order: a tail is left
+        return Remainder(epoch.number, epoch.documents_D[left], epoch.heads_D[left] + used_D[left])
+
+    def sizes(self) -> Iterator[tuple[Int64Array, bool]]:
+        number = self.first_epoch
+        while number != self.end_epoch:
+            pieces_P3, starts = self.epoch(number).cuts
+            self._samples_of_epoch(number)
+            number += 1
+            yield np.add.reduceat(pieces_P3[:, 2], starts[:-1]), number == self.end_epoch
+
+
+STREAMS: dict[str, type[Stream]] = {"concat": ConcatStream, "whole": WholeStream}
