@@ -1,4 +1,4 @@
-"""Documents to Megatron `.bin`/`.idx`, with Megatron-LM's flags.
+r"""Documents to Megatron `.bin`/`.idx`, with Megatron-LM's flags.
 
 python tools/preprocess_data.py --input corpus.jsonl --output-prefix data/corpus \
     --tokenizer-type SentencePieceTokenizer --tokenizer-model tokenizer.model \
