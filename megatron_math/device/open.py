@@ -5,6 +5,8 @@ Reads the launcher's environment (`start.launched_ranks`); writes nothing.
 
 import contextlib
 import datetime
+import itertools
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,10 +77,9 @@ def open_device(grid: Grid, seed: int, *, timeout_minutes: float = 30.0) -> Iter
     else:
         torch_device = torch.device("cpu")
         patch_cpu()
-    address, port = rendezvous()
     dist.init_process_group(
         "nccl" if kind == "cuda" else "gloo",
-        init_method=f"tcp://{address}:{port}",
+        init_method=_meeting_place(),
         rank=rank,
         world_size=world,
         timeout=datetime.timedelta(minutes=timeout_minutes),
@@ -92,6 +93,21 @@ def open_device(grid: Grid, seed: int, *, timeout_minutes: float = 30.0) -> Iter
             yield device
     finally:
         dist.destroy_process_group()
+
+
+_openings = itertools.count()
+
+
+def _meeting_place() -> str:
+    """URL of the rendezvous. torchrun's agent holds a store at its port already; env:// knows.
+
+    Elsewhere each opening in a process takes the next port: a fast rank must not meet the store
+    that a slow rank is still closing.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "env://"
+    address, port = rendezvous()
+    return f"tcp://{address}:{port + next(_openings)}"
 
 
 @contextlib.contextmanager
