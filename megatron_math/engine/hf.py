@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from megatron_math.base.errors import UserError
+from megatron_math.base.log import log
 from megatron_math.engine.interface import Engine, Generation, cut_at_stop
 
 # Finished rows leave the batch once this share of it is idle: each removal copies the cache.
@@ -24,7 +25,8 @@ class HuggingFaceEngine(Engine):
     """A causal language model in a local folder, with its own tokenizer and end tokens.
 
     Prompts are sorted by length into batches of `batch_size` and padded on the left. In fp32 a
-    row's answer is the same in any batch, up to ties between logits closer than rounding.
+    row's answer is the same in any batch, up to ties between logits closer than rounding. A prompt
+    that fills the model's context gets an empty answer of finish "length", and a warning.
     Raises UserError when the folder does not hold a model and a tokenizer.
     """
 
@@ -70,10 +72,11 @@ class HuggingFaceEngine(Engine):
     ) -> list[Generation]:
         if not prompts:
             return []
-        prompt_ids = self._encode(prompts, max_new_tokens)
+        prompt_ids = self._encode(prompts)
+        fitting = self._find_fitting(prompts, prompt_ids, max_new_tokens)
         # Longest first: the batch that needs most memory is met at once, not after an hour.
-        order = sorted(range(len(prompts)), key=lambda i: (-len(prompt_ids[i]), i))
-        answers: dict[int, Generation] = {}
+        order = sorted(fitting, key=lambda i: (-len(prompt_ids[i]), i))
+        answers = {i: Generation("", "length", 0) for i in range(len(prompts))}
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             generations = self._generate_batch([prompt_ids[i] for i in batch], max_new_tokens, stop)
@@ -90,18 +93,32 @@ class HuggingFaceEngine(Engine):
                 return list(end) if isinstance(end, list | tuple) else [end]
         return []
 
-    def _encode(self, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
+    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
         encoded = self._tokenizer(list(prompts), add_special_tokens=True)["input_ids"]
-        for ids, prompt in zip(encoded, prompts, strict=True):
+        for ids in encoded:
             while ids and ids[-1] in self._end_ids:  # some tokenizers close every text themselves
                 ids.pop()
-            if not ids or len(ids) >= self._max_tokens or max_new_tokens < 1:
-                raise UserError(
-                    f"a prompt of {len(ids)} tokens and {max_new_tokens} new tokens were asked; "
-                    f"the model holds {self._max_tokens} tokens and needs at least one of each; "
-                    f"shorten the prompt (fewer shots?): {prompt!r:.120}"
-                )
         return encoded
+
+    def _find_fitting(
+        self, prompts: Sequence[str], prompt_ids: list[list[int]], max_new_tokens: int
+    ) -> list[int]:
+        """Prompts that leave room for an answer; the others are warned about, or all refused."""
+        if max_new_tokens < 1 or not all(prompt_ids):
+            raise UserError(f"{max_new_tokens} new tokens, or an empty prompt, cannot be asked for")
+        fitting = [i for i, ids in enumerate(prompt_ids) if len(ids) < self._max_tokens]
+        too_long = len(prompts) - len(fitting)
+        if too_long:
+            longest = max(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
+            message = (
+                f"{too_long} of {len(prompts)} prompts leave no room for an answer: the longest "
+                f"has {len(prompt_ids[longest])} tokens and the model holds {self._max_tokens}; "
+                f"ask with fewer shots or a longer model: {prompts[longest]!r:.80}"
+            )
+            if not fitting:
+                raise UserError(message)
+            log.warning("%s", message)
+        return fitting
 
     def _generate_batch(
         self, prompt_ids: list[list[int]], max_new_tokens: int, stop: Sequence[str]

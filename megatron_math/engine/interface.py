@@ -31,7 +31,7 @@ class Engine(ABC):
     ) -> list[Generation]:
         """Continue every prompt greedily by at most `max_new_tokens` tokens.
 
-        Raises UserError for a prompt that leaves the model no room.
+        Raises UserError when no prompt leaves the model any room.
         """
 
 

@@ -32,25 +32,27 @@ def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def count_groups(
-    rows: Sequence[Mapping[str, Any]], groupings: Sequence[Sequence[str]]
-) -> dict[str, dict[str, Any]]:
-    """Counts by the values of `meta` keys, such as {"level=1, operands_seen=false": {...}}.
+def count_groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Counts by the groups in each row's `meta`, such as {"level=1, operands_seen=false": {...}}.
 
-    groupings: tuples of meta keys, one table for each. A row without the key is counted under
-    `key=missing`, so that the groups of one table always add up to the whole.
+    A row without a group that other rows have is counted under `group=missing`, so that the values
+    of one group always add up to the whole.
     """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for keys in groupings:
-        names: dict[str, list[Mapping[str, Any]]] = {}
+    names = dict.fromkeys(name for row in rows for name in row["meta"])
+    groups: dict[str, dict[str, Any]] = {}
+    for name in names:
+        members: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
-            name = ", ".join(f"{key}={_show(row['meta'].get(key))}" for key in keys)
-            names.setdefault(name, []).append(row)
-        groups |= dict(sorted(names.items()))
-    return {name: count(members) for name, members in groups.items()}
+            members.setdefault(_label(name, row["meta"].get(name)), []).append(row)
+        groups |= {label: count(members[label]) for label in sorted(members)}
+    return groups
 
 
-def _show(value: Any) -> str:
+def _label(name: str, value: str | None) -> str:
+    """ "level, operands_seen" and "1, true" read "level=1, operands_seen=true"."""
     if value is None:
-        return "missing"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return f"{name}=missing"
+    names, values = name.split(", "), value.split(", ")
+    if len(names) != len(values):  # a value with a comma in it
+        return f"{name}={value}"
+    return ", ".join(f"{key}={part}" for key, part in zip(names, values, strict=True))

@@ -116,8 +116,11 @@ def test_one_token_and_a_full_context(tiny_hf: Path) -> None:
     short, cut = engine.generate(["a", long_prompt], 24)
     assert (cut.finish, cut.num_tokens) == ("length", 6)
     assert short == engine.generate(["a"], 24)[0]
-    with pytest.raises(UserError, match="96 tokens"):
-        engine.generate(["x" * 96], 1)
+    assert engine.generate(["x" * 96, "a"], 24) == [Generation("", "length", 0), short]
+    with pytest.raises(UserError, match="has 97 tokens and the model holds 96"):
+        engine.generate(["x" * 96, "x" * 97], 1)
+    with pytest.raises(UserError, match="0 new tokens"):
+        engine.generate(["a"], 0)
     assert engine.generate([], 5) == []
 
 

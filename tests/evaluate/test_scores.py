@@ -36,20 +36,23 @@ def test_wilson_interval_covers_as_often_as_it_says() -> None:
 
 
 def test_groups_add_up_and_name_what_is_missing() -> None:
+    both = "level, operands_seen"
     metas = [
-        {"level": 1, "operands_seen": True},
-        {"level": 1, "operands_seen": False},
-        {"level": 2, "operands_seen": True},
-        {"level": 2},
+        {"level": "1", both: "1, true", "topic": "sums, products"},
+        {"level": "1", both: "1, false", "topic": "sums, products"},
+        {"level": "2", both: "2, true", "topic": "sums"},
+        {"level": "2", "topic": "sums"},
     ]
     rows = [{"correct": i % 2 == 0, "meta": meta} for i, meta in enumerate(metas)]
-    groups = count_groups(rows, [("level",), ("level", "operands_seen")])
+    groups = count_groups(rows)
     assert {name: (group["correct"], group["n"]) for name, group in groups.items()} == {
         "level=1": (1, 2),
         "level=2": (1, 2),
         "level=1, operands_seen=false": (0, 1),
         "level=1, operands_seen=true": (1, 1),
-        "level=2, operands_seen=missing": (0, 1),
         "level=2, operands_seen=true": (1, 1),
+        "level, operands_seen=missing": (0, 1),
+        "topic=sums": (1, 2),
+        "topic=sums, products": (1, 2),
     }
     assert count(rows)["accuracy"] == 0.5
