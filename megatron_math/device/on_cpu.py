@@ -135,6 +135,11 @@ def patch_cpu() -> None:
     assert not torch.cuda.is_available(), "nothing is patched where there is a GPU"
     if _applied:
         return
+    # `with torch.device(...)` collects the factory functions on its first use and for good. It must
+    # find the originals: a model made under `torch.device("meta")` later, as transformers does, had
+    # rotary frequencies of whatever lay in memory (2026-11-21).
+    with torch.device("meta"):
+        torch.empty(0)
     for patch in PATCHES:
         owner, attribute = patch.locate()
         setattr(owner, attribute, patch.make(getattr(owner, attribute)))
