@@ -1,0 +1,102 @@
+"""A Megatron-Core checkpoint, of any layout -> a Hugging Face folder that transformers loads.
+
+Writes config.json, safetensors, tokenizer files and generation_config.json, whole or not at all.
+"""
+
+import gc
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_math.base.files import fsync_folder
+from megatron_math.base.log import log
+from megatron_math.checkpoint.folders import Checkpoint
+from megatron_math.checkpoint.state import load_weights
+from megatron_math.convert.config import ConvertConfig
+from megatron_math.convert.core_model import (
+    checkpoint_dtype,
+    core_logits,
+    open_model,
+    parameters_by_name,
+)
+from megatron_math.convert.hf_folder import DTYPE_NAMES, write_weights
+from megatron_math.convert.names import Row, name_table
+from megatron_math.convert.receipt import (
+    compare_logits,
+    receipt_dtype,
+    receipt_tokens,
+    refuse_difference,
+    transformers_logits,
+)
+from megatron_math.convert.side_files import write_model_files, write_tokenizer
+from megatron_math.convert.tensors import split
+from megatron_math.model.config import ModelConfig
+from megatron_math.model.gpt import GPT
+
+
+def export_hf(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    target: Path,
+    *,
+    settings: ConvertConfig,
+    tokenizer: Path | None,
+    kept: Path | None,
+    seed: int = 1234,
+) -> dict[str, Any]:
+    """Convert the checkpoint into the folder `target`, replacing it; returns the receipt.
+
+    Weights keep their dtype, the vocabulary loses its padding. tokenizer: the folder of the one to
+    ship, or None. kept: the original config.json and generation_config.json of an import. Raises
+    UserError, and leaves `target` as it was, when the checkpoint is of another architecture or the
+    logits differ from transformers'.
+    """
+    dtype = checkpoint_dtype(checkpoint.folder)
+    compute_dtype = receipt_dtype(dtype, settings.receipt_dtype, config)
+    tokens_BS = receipt_tokens(config)
+    temporary = target.with_name(f".{target.name}.tmp.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        ids = write_tokenizer(tokenizer, temporary) if tokenizer is not None else None
+        if ids is None:
+            log.warning("%s: no tokenizer is known, so none is written", target)
+        write_model_files(temporary, config, DTYPE_NAMES[dtype], kept, ids)
+        with open_model(config, dtype, seed=seed, fresh=False) as model:
+            load_weights([model], checkpoint.folder)
+            _write_weights(model, config, dtype, temporary, settings.max_shard_bytes)
+            ours_BSV = core_logits(model.to(compute_dtype), tokens_BS, config.vocab_size)
+        del model
+        gc.collect()  # one model in memory at a time
+        reference_BSV = transformers_logits(temporary, tokens_BS, compute_dtype)
+        receipt = compare_logits(ours_BSV, reference_BSV, tokens_BS, compute_dtype)
+        receipt |= {"direction": "core to hf", "weights": DTYPE_NAMES[dtype]}
+        refuse_difference(receipt, f"the export of {checkpoint.folder}")
+        _replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return receipt
+
+
+def _write_weights(
+    model: GPT, config: ModelConfig, dtype: torch.dtype, folder: Path, max_shard_bytes: int
+) -> None:
+    table = name_table(config)
+    parameters = parameters_by_name(model, table)
+
+    def tensors_of(row: Row) -> list[torch.Tensor]:
+        return split(row, config, parameters[row.core].detach().cpu())
+
+    write_weights(folder, table, dtype, tensors_of, max_shard_bytes)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    fsync_folder(temporary)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(temporary, target)
+    fsync_folder(target.parent)
