@@ -1,11 +1,11 @@
 """What the `curate` section of a road holds."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from megatron_math.base.config import Section
+from megatron_math.base.config import LOCATION, Section
 from megatron_math.curate.decontaminate import Rule
 
 
@@ -29,13 +29,22 @@ class SourceConfig(Section):
 
 
 class SearchedBenchmark(Section):
-    """A benchmark to look for."""
+    """A benchmark whose problems are looked for in the training text."""
 
     name: str
-    rows: Path | None = None
-    """The file of its rows, where the benchmark's own YAML does not say or says otherwise."""
+    """A benchmark that comes with the program, or the path of a YAML file."""
+    rows: Annotated[Path | None, LOCATION] = None
+    """The file of its rows, where it is not below `data` (known to the stage by content)."""
+    stage: str | None = None
+    """A stage of this road that wrote the rows, such as 10_synthesize; instead of `rows`."""
     rule: Rule | None = None
     """Overrides the rule of `decontaminate`; `exact` for problems written by templates."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "SearchedBenchmark":
+        if self.rows is not None and self.stage is not None:
+            raise ValueError("give the rows by 'rows' or by 'stage', not both")
+        return self
 
 
 class DecontaminateConfig(Section):
@@ -43,10 +52,9 @@ class DecontaminateConfig(Section):
 
     benchmarks: list[str | SearchedBenchmark] = Field(min_length=1)
     rule: Rule = "ngram10"
-    fields: Literal["problem", "problem+solution"] = "problem"
-    """What of a benchmark row is looked for. Training records are always searched whole."""
-    data: Path | None = None
-    """Folder of the benchmarks' rows."""
+    """ngram10: any ten words in a row; exact: the whole problem."""
+    data: Annotated[Path | None, LOCATION] = None
+    """Folder below which the benchmarks' rows are."""
 
     def choices(self) -> list[SearchedBenchmark]:
         """Every benchmark with its rule filled in."""
@@ -55,8 +63,15 @@ class DecontaminateConfig(Section):
 
 
 class CurateConfig(Section):
-    """Sources in the order in which they are read: of equal texts the first one stays."""
+    """What is read, and what must not stay in it."""
 
     sources: dict[str, SourceConfig] = Field(min_length=1)
+    """Sources in the order in which they are read: of equal texts the first one stays."""
     dedup: Literal["exact", "none"] = "exact"
+    """exact: a text that came before, spacing and case aside, is dropped, in any source."""
     decontaminate: DecontaminateConfig | None = None
+    """Left out: nothing is looked for, and the stats say so."""
+
+    def identity(self) -> dict[str, Any]:
+        """The order of the sources decides which of two equal texts stays."""
+        return super().identity() | {"order": list(self.sources)}
