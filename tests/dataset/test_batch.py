@@ -1,0 +1,113 @@
+"""Rows of a batch, on tokens that name their own place (0..n): labels, masks, ids, positions."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from written_indexes import counting_documents, write_index
+
+from megatron_math.dataset.batch import Reading, read_row
+from megatron_math.dataset.documents import IndexedDocuments
+from megatron_math.dataset.stream import STREAMS, Piece, StreamSettings
+
+PAD = 65_000
+
+
+def row_of(tmp_path, lengths, pieces, sequence_length, roles=None, **reading):
+    documents = counting_documents(lengths)
+    index = IndexedDocuments(write_index(tmp_path / "a", documents, roles=roles))
+    return read_row(index, pieces, Reading(sequence_length, PAD, **reading))
+
+
+def test_a_row_by_hand(tmp_path):
+    """Documents 0..4 and 5..7; the second half of the first, the second, one slot of padding."""
+    pieces = [Piece(0, 2, 3, 1), Piece(1, 0, 3, 1)]
+    row = row_of(tmp_path, [5, 3], pieces, 8)
+    assert row.tokens_S.tolist() == [2, 3, 4, PAD, 5, 6, 7, PAD]
+    assert row.labels_S.tolist() == [3, 4, PAD, 5, 6, 7, PAD, PAD]
+    assert row.loss_mask_S.tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
+    assert row.document_ids_S.tolist() == [0, 0, 0, 1, 2, 2, 2, 3]
+    assert row.position_ids_S.tolist() == [0, 1, 2, 0, 0, 1, 2, 0]
+    assert row.loss_mask_S.dtype == np.float32
+    assert row.document_ids_S.dtype == np.int32
+
+
+def test_the_label_behind_the_last_slot(tmp_path):
+    """It counts when the document goes on there, and not when another begins."""
+    goes_on = row_of(tmp_path, [5, 3], [Piece(0, 0, 5, 0)], 4)
+    assert (goes_on.labels_S.tolist(), goes_on.loss_mask_S.tolist()) == ([1, 2, 3, 4], [1] * 4)
+    begins = row_of(tmp_path, [5, 3], [Piece(0, 1, 4, 0), Piece(1, 0, 1, 0)], 4)
+    assert begins.labels_S.tolist() == [2, 3, 4, 5]
+    assert begins.loss_mask_S.tolist() == [1, 1, 1, 0]
+
+
+def test_attend_across_joins_documents_and_not_padding(tmp_path):
+    pieces = [Piece(0, 2, 3, 1), Piece(1, 0, 3, 0)]
+    row = row_of(tmp_path, [5, 3], pieces, 8, attend_across=True)
+    assert row.document_ids_S[[0, 1, 2, 4, 5, 6]].tolist() == [0] * 6
+    assert len({0, row.document_ids_S[3], row.document_ids_S[7]}) == 3
+    assert row.position_ids_S.tolist() == list(range(8))
+    assert row.loss_mask_S.tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
+    joined = row_of(tmp_path, [5, 3], [Piece(0, 0, 5, 0), Piece(1, 0, 3, 0)], 8,
+                    attend_across=True)  # fmt: skip
+    assert joined.loss_mask_S.tolist() == [1] * 7 + [0]
+
+
+def test_the_role_of_the_label_decides(tmp_path):
+    """Prompt, prompt, solution, solution, tool output: the last prompt token predicts solution."""
+    roles = [[0, 0, 1, 1, 2], [0, 1, 1]]
+    pieces = [Piece(0, 0, 5, 0), Piece(1, 0, 3, 0)]
+    row = row_of(tmp_path, [5, 3], pieces, 8, roles, loss_roles=("solution",))
+    assert row.loss_mask_S.tolist() == [0, 1, 1, 0, 0, 1, 1, 0]
+    row = row_of(tmp_path, [5, 3], pieces, 8, roles, loss_roles=("solution", "tool_output"))
+    assert row.loss_mask_S.tolist() == [0, 1, 1, 1, 0, 1, 1, 0]
+    row = row_of(tmp_path, [5, 3], pieces, 8, roles, loss_roles=("prompt",))
+    assert row.loss_mask_S.tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_a_document_that_follows_itself_is_another_document(tmp_path):
+    """The last of an epoch may be the first of the next: attention must not join them."""
+    row = row_of(tmp_path, [3], [Piece(0, 0, 3, 0), Piece(0, 0, 3, 0)], 6)
+    assert row.document_ids_S.tolist() == [0, 0, 0, 1, 1, 1]
+    assert row.loss_mask_S.tolist() == [1, 1, 0, 1, 1, 0]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    pack=st.sampled_from(["concat", "whole"]),
+    align=st.integers(1, 3),
+    factor=st.integers(1, 7),
+    epochs=st.integers(1, 3),
+)
+@settings(max_examples=120, deadline=None)
+def test_every_token_but_the_first_of_its_document_is_a_label_once_an_epoch(
+    tmp_path_factory, lengths, pack, align, factor, epochs
+):
+    """Token conservation, with every row's invariants on the way."""
+    prefix = write_index(tmp_path_factory.mktemp("i") / "a", counting_documents(lengths))
+    index = IndexedDocuments(prefix)
+    document_of = np.repeat(np.arange(len(lengths)), lengths)
+    place_of = np.concatenate([np.arange(length) for length in lengths])
+    length = align * factor
+    stream = STREAMS[pack](
+        StreamSettings("s", 1, length, pack, align),
+        index.lengths_D,
+        np.arange(len(lengths), dtype=np.int64),
+        end_epoch=epochs,
+    )
+    times = np.zeros(sum(lengths), dtype=int)
+    for sample in range(stream.num_samples()):
+        row = read_row(index, stream.layout(sample), Reading(length, PAD))
+        counted = row.loss_mask_S == 1
+        np.add.at(times, row.labels_S[counted], 1)
+        assert (row.labels_S[counted] == row.tokens_S[counted] + 1).all()
+        assert (row.tokens_S[1:] == row.labels_S[:-1]).all()
+        real = row.tokens_S != PAD
+        assert not counted[~real].any()
+        runs = np.split(np.arange(length), np.flatnonzero(np.diff(row.document_ids_S)) + 1)
+        assert len(runs) == len(set(row.document_ids_S.tolist()))
+        for run in runs:
+            assert row.position_ids_S[run].tolist() == list(range(len(run)))
+            assert len(set(real[run])) == 1
+            if real[run[0]]:
+                assert len(set(document_of[row.tokens_S[run]])) == 1
+    assert (times == np.where(place_of > 0, epochs, 0)).all()
