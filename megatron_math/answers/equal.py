@@ -80,14 +80,14 @@ def equal_without_algebra(answer: str | None, reference: str) -> Verdict | None:
 
 
 def _plain(text: str) -> str:
-    text = tidy(text).replace(" ", "")
+    text = re.sub(r"(?<!\w) | (?!\w)", "", tidy(text))  # "1 1/2" must not become 11/2
     choice = re.fullmatch(r"\(([A-Z])\)|([A-Z])\)", text)
     return (choice[1] or choice[2]) if choice else text
 
 
 def _is_words(reference: str) -> bool:
     text = tidy(reference)
-    if "\\" in text or not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", text):
+    if not re.fullmatch(r"[A-Za-z']{2,}(?:[ -][A-Za-z']{2,})*", text):
         return False
     return text.casefold() in _WORDS or len(text) > 3 or "\\text" in reference
 

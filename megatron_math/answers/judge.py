@@ -11,7 +11,8 @@ from math_verify import parse, verify
 from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)
-_FORMS = [LatexExtractionConfig(), ExprExtractionConfig()]
+_LATEX = [LatexExtractionConfig()]
+_PLAIN = [ExprExtractionConfig()]
 
 
 def judge(pair: list[str]) -> bool:
@@ -20,6 +21,15 @@ def judge(pair: list[str]) -> bool:
     return bool(verify(reference, answer, timeout_seconds=None) if answer and reference else False)
 
 
+def warm_up() -> None:
+    """Build the parser's tables (0.2 s) once, before children are forked."""
+    judge([r"\frac{1}{2}", "x + 1"])
+
+
 def _parse(text: str) -> list[Any]:
+    """What math-verify reads: as LaTeX, or as plain mathematics such as x^(1/2)."""
     text = text.strip().strip("$")
-    return list(parse(f"\\boxed{{{text}}}", _FORMS, parsing_timeout=None))
+    read = list(parse(f"\\boxed{{{text}}}", _LATEX, parsing_timeout=None))
+    if any(not isinstance(item, str) for item in read) or "\\" in text:
+        return read
+    return list(parse(text, _PLAIN, parsing_timeout=None)) or read

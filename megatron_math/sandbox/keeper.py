@@ -3,8 +3,9 @@
 Run as `python -m megatron_math.sandbox.keeper module:function LIMIT_SECONDS MEMORY_BYTES`.
 Reads items as lines of JSON on standard input, writes one line of JSON for each to standard
 output: {"state": "done", "value": ...} or "error", "timeout", "died" with a "reason". The keeper
-itself never runs the function, so it stays clean; a child serves many items and is replaced when
-it misses a deadline, dies, or has served `ITEMS_PER_CHILD`.
+itself never runs the function on an item, so it stays clean; a child serves many items and is
+replaced when it misses a deadline, dies, or has served `ITEMS_PER_CHILD`. A `warm_up` function in
+the module is called once before the first fork.
 """
 
 import importlib
@@ -104,7 +105,9 @@ def answer_for(function: Callable[[Any], Any], line: bytes) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     target, limit_seconds, memory_bytes = arguments[0], float(arguments[1]), int(arguments[2])
     module, _, name = target.partition(":")
-    function = getattr(importlib.import_module(module), name)
+    imported = importlib.import_module(module)
+    function = getattr(imported, name)
+    getattr(imported, "warm_up", lambda: None)()  # what it builds, every child inherits
     child: Child | None = None
     sys.stdout.write('{"state": "ready"}\n')
     sys.stdout.flush()
