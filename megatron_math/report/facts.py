@@ -1,0 +1,143 @@
+"""Everything the page says, read from a run folder: the content of data.json.
+
+Reads what earlier stages left. A stage that the road does not have is left out; what a stage
+should have left and did not is None, and prints as missing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_math.base.files import read_json
+from megatron_math.base.road import Road
+from megatron_math.model.config import ModelConfig
+from megatron_math.report.blend import read_blend
+from megatron_math.report.config import ReportConfig
+from megatron_math.report.corpus import read_curation, read_indexes, read_synthesis
+from megatron_math.report.scores import read_examples, read_reasons, read_scores
+from megatron_math.report.training import read_training
+
+FORMAT, VERSION = "megatron-math report", 1
+# Stage folder -> the section that puts it on a road.
+STAGE_SECTIONS = {
+    "00_base": "base",
+    "10_synthesize": "synthesize",
+    "20_curate": "curate",
+    "30_index": "index",
+    "40_blend": "blend",
+    "50_train": "train",
+    "60_export": "train",
+    "70_evaluate": "evaluate",
+}
+RECEIPT_KEYS = (
+    "verdict", "largest_logit_difference", "tolerance", "largest_logit", "computed_in", "weights",
+    "same_top_token_share", "transformers",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sections:
+    """Stages of a road, in order: those that are finished, and those still to come."""
+
+    finished: Sequence[str]
+    unfinished: Sequence[str]
+
+
+def stages_on(road: Road) -> Sections:
+    """Which stages the road asks for, by whether they carry their done-mark."""
+    asked = [stage for stage, section in STAGE_SECTIONS.items() if road.has(section)]
+    finished = [stage for stage in asked if (road.folder(stage) / "DONE").is_file()]
+    return Sections(finished, [stage for stage in asked if stage not in finished])
+
+
+def gather_facts(road: Road, config: ReportConfig) -> dict[str, Any]:
+    """All facts of the page, as JSON values. Raises UserError for files that contradict."""
+    stages = stages_on(road)
+    manifests = {
+        stage: read_json(road.folder(stage) / "manifest.json") for stage in stages.finished
+    }
+
+    def folder(stage: str) -> Path | None:
+        return road.folder(stage) if stage in stages.finished else None
+
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "title": config.title or road.name,
+        "road": road.name,
+        "seed": road.seed,
+        "code": manifests[stages.finished[-1]]["code"],
+        "finished": max(manifest["finished"] for manifest in manifests.values()),
+        "unfinished": list(stages.unfinished),
+        "outdated": _outdated(road, manifests),
+        "stages": _timeline(manifests),
+        "base": _base(folder("00_base"), manifests),
+        "model": _model(folder("00_base")),
+        "scores": None,
+        "unscored": {},
+        "examples": [],
+        "synthesis": (at := folder("10_synthesize")) and read_synthesis(at),
+        "curation": (at := folder("20_curate")) and read_curation(at),
+        "indexes": (at := folder("30_index")) and read_indexes(at),
+        "blend": (at := folder("40_blend")) and read_blend(at),
+        "training": (at := folder("50_train")) and read_training(at),
+        "export": (at := folder("60_export")) and _receipt(at),
+        "configuration": {stage: manifest["config"] for stage, manifest in manifests.items()},
+    }
+    if evaluated := folder("70_evaluate"):
+        facts["scores"] = read_scores(evaluated, _benchmark_order(manifests["70_evaluate"]))
+        facts["unscored"] = read_reasons(evaluated)
+        if facts["scores"]:
+            facts["examples"] = read_examples(evaluated, facts["scores"][0]["benchmark"])
+    return facts
+
+
+def _benchmark_order(manifest: dict[str, Any]) -> list[str]:
+    """Names of the benchmarks, as the road file orders them: each has its own config section."""
+    prefix = "benchmark "
+    return [key.removeprefix(prefix) for key in manifest["config"] if key.startswith(prefix)]
+
+
+def _timeline(manifests: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {key: manifest[key] for key in ("stage", "started", "finished", "seconds")}
+        for manifest in manifests.values()
+    ]
+
+
+def _outdated(road: Road, manifests: dict[str, Any]) -> list[dict[str, str]]:
+    """Stages made from another state of an earlier stage than the one that lies there now."""
+    now = {
+        str(road.folder(stage).resolve()): (stage, manifest["fingerprint"])
+        for stage, manifest in manifests.items()
+    }
+    found = []
+    for stage, manifest in manifests.items():
+        for item in manifest["inputs"].values():
+            source, fingerprint = now.get(str(Path(item["path"]).resolve()), (None, None))
+            if source and fingerprint != item["fingerprint"]:
+                found.append({"stage": stage, "input": source})
+    return found
+
+
+def _base(folder: Path | None, manifests: dict[str, Any]) -> dict[str, Any] | None:
+    if folder is None:
+        return None
+    return dict(manifests["00_base"]["config"].get("base") or {})
+
+
+def _model(folder: Path | None) -> dict[str, Any] | None:
+    """The architecture in words and its number of parameters, without padding."""
+    path = folder and folder / "model.json"
+    if not path or not path.is_file():
+        return None
+    content = read_json(path)
+    parameters = ModelConfig.model_validate(content).num_parameters()
+    return {"parameters": parameters, "architecture": content}
+
+
+def _receipt(folder: Path) -> dict[str, Any]:
+    path = folder / "receipt.json"
+    receipt = read_json(path) if path.is_file() else {}
+    return {key: receipt.get(key) for key in RECEIPT_KEYS}

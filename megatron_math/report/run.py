@@ -1,0 +1,47 @@
+"""The report room: facts from the run folder, one page, and the numbers behind it.
+
+Reads the finished stages of the road. Writes 80_report/index.html and data.json.
+"""
+
+from megatron_math.base.errors import UserError
+from megatron_math.base.files import write_json, write_text
+from megatron_math.base.road import Road
+from megatron_math.base.stage import Stage
+from megatron_math.report.config import ReportConfig
+from megatron_math.report.facts import gather_facts, stages_on
+
+STAGE = "80_report"
+
+
+def run(road: Road) -> Stage:
+    """Write the page about what the road has made so far; nothing to do when it is up to date.
+
+    Raises UserError when no stage is finished, or when files contradict each other.
+    """
+    config = road.section("report", ReportConfig)
+    finished = stages_on(road).finished
+    if not finished:
+        raise UserError(
+            f"{road.root} has no finished stage to report on; run the road first "
+            f"('megatron-math run {road.yaml_path}')"
+        )
+    stage = Stage(
+        road.folder(STAGE),
+        config={"report": config},
+        inputs={name: road.done(name) for name in finished},
+        seed=road.seed,
+    )
+    if stage.is_done():
+        return stage
+    facts = gather_facts(road, config)
+    stage.begin()
+
+    from megatron_math.report.page import render_page  # jinja2 only where a page is made
+
+    page, data = stage.folder / "index.html", stage.folder / "data.json"
+    write_text(page, render_page(facts))
+    write_json(data, facts)
+    stage.finish(
+        stats={"page_bytes": page.stat().st_size, "stages": len(finished)}, outputs=[page, data]
+    )
+    return stage

@@ -1,0 +1,298 @@
+"""The page says what the files say: every number, nothing invented, nothing from the network."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from megatron_math.base.errors import UserError
+from megatron_math.base.files import read_json, write_json
+from megatron_math.base.road import Road
+from megatron_math.report.run import run
+
+sys.path.insert(0, str(Path(__file__).parent))
+from run_folder import write_lines, write_road, write_run  # noqa: E402
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a reader meets: words, exact numbers with how they are written, references."""
+
+    words: list[str] = field(default_factory=list)
+    numbers: list[tuple[float, str]] = field(default_factory=list)
+    references: list[str] = field(default_factory=list)
+    configuration: dict[str, str] = field(default_factory=dict)
+    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    _value: float | None = None
+    _pre: str | None = None
+    _skip: bool = False
+
+    @classmethod
+    def read(cls, road: Road) -> "Page":
+        page = cls()
+        HTMLParser.__init__(page)
+        page.feed((road.folder("80_report") / "index.html").read_text(encoding="utf-8"))
+        return page
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.tags.append((tag, named))
+        self._skip = tag in ("style", "script")
+        self.references += [str(named[key]) for key in ("href", "src") if key in named]
+        if tag == "data":
+            self._value = float(str(named["value"]))
+        if "data-configuration" in named:
+            self._pre = named["data-configuration"]
+            self.configuration[str(self._pre)] = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skip = False
+        if tag == "pre":
+            self._pre = None
+
+    def handle_data(self, data: str) -> None:
+        if self._skip:
+            return
+        if self._pre is not None:
+            self.configuration[self._pre] += data
+            return
+        if self._value is not None:
+            self.numbers.append((self._value, data))
+            self._value = None
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.words).replace("\u202f", " "))
+
+
+def leaves(value: Any) -> Iterator[float]:
+    """Every number in a JSON value."""
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+@pytest.fixture
+def road(tmp_path: Path) -> Road:
+    road = write_road(tmp_path)
+    write_run(road)
+    return road
+
+
+def data_of(road: Road) -> dict[str, Any]:
+    data: dict[str, Any] = read_json(road.folder("80_report") / "data.json")
+    return data
+
+
+def test_every_number_of_data_json_is_on_the_page(road: Road) -> None:
+    run(road)
+    page, data = Page.read(road), data_of(road)
+    shown = dict(page.numbers)
+    configuration = data.pop("configuration")
+    configuration["model"] = data["model"].pop("architecture")
+    for name, content in configuration.items():
+        assert yaml.safe_load(page.configuration[name]) == content, name
+    absent = [number for number in leaves(data) if number not in shown]
+    assert not absent
+    numbers = set(leaves(data))
+    assert not [number for number in shown if number not in numbers], "not in data.json"
+    assert len(shown) > 400
+
+
+def test_numbers_are_written_as_what_they_are(road: Road) -> None:
+    run(road)
+    for value, written in Page.read(road).numbers:
+        plain = written.replace("\u202f", "").replace("−", "-")
+        match = re.fullmatch(r"([+-]?[\d.]+(?:e[+-]\d+)?)([%kMBT]?)", plain)
+        if match is None:
+            assert re.fullmatch(r"[\d.]+(d|h|min|s)( \d+(h|min|s))?", plain), written
+            continue
+        factor = {"": 1, "%": 0.01, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[match.group(2)]
+        read = float(match.group(1)) * factor
+        close = [read, read / 100]  # points and bare percentages leave the sign of percent out
+        digits = len(match.group(1).partition(".")[2].partition("e")[0])
+        step = max(abs(value) * 0.01, factor * 10.0**-digits)
+        assert min(abs(value - c) for c in close) <= step, (value, written)
+
+
+def test_headline_says_what_was_gained(road: Road) -> None:
+    run(road)
+    text = Page.read(road).text
+    assert (
+        "Of 1 500 problems in heldout-problems, 1.0 % were solved before and 22.9 % after" in text
+    )
+    assert "A clear gain: +21.9 points, 95 % interval +19.8 to +24.2" in text
+
+
+def test_a_missing_score_is_missing_and_not_zero(road: Road) -> None:
+    """gsm8k was scored after only, and nobody wrote how many answers had nothing to read."""
+    run(road)
+    gsm8k = data_of(road)["scores"][1]
+    assert gsm8k["rows"][0]["before"] is None
+    assert gsm8k["rows"][0]["gain"] is None
+    part = Page.read(road).text.split("In the model's own words")[0].rsplit("gsm8k", 1)[1]
+    assert re.search(r"before ?missing.*after ?1\.9 %.*change, points ?missing", part), part
+    assert "0.0 %" not in part
+
+
+def test_no_score_at_all_says_why(road: Road) -> None:
+    evaluated = road.folder("70_evaluate")
+    for path in (evaluated / "before").rglob("scores.json"):
+        path.unlink()
+    write_json(evaluated / "before" / "missing.json", {"missing": "the base is fresh weights"})
+    run(road)
+    text = Page.read(road).text
+    assert "an unknown share was solved before (missing) and 22.9 % after" in text
+    assert "No scores before: the base is fresh weights." in text
+    assert "clear gain" not in text
+
+
+def test_nothing_comes_from_elsewhere(road: Road) -> None:
+    run(road)
+    page = Page.read(road)
+    html = (road.folder("80_report") / "index.html").read_text(encoding="utf-8")
+    assert not re.findall(r"""(?:src|href)=["']?(?:[a-z]+:)?//""", html)
+    assert not re.findall(r"@import|url\(", html)
+    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in page.tags}
+    folder = road.folder("80_report")
+    for reference in page.references:
+        inside = reference.startswith("#")
+        assert inside or (folder / reference).exists(), reference
+    anchors = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert {r[1:] for r in page.references if r.startswith("#")} <= anchors
+
+
+def test_every_drawing_is_told_in_words(road: Road) -> None:
+    run(road)
+    for tag, attributes in Page.read(road).tags:
+        if tag == "svg" or attributes.get("role") == "img":
+            assert attributes.get("aria-label") or attributes.get("aria-hidden") == "true"
+
+
+def test_curves_pass_through_the_losses(road: Road) -> None:
+    """The first held-out dot stands where the axis puts its loss, the last one lower."""
+    run(road)
+    html = (road.folder("80_report") / "index.html").read_text(encoding="utf-8")
+    curve = next(c for c in data_of(road)["training"]["curves"] if c["source"] == "problems")
+    figure = html.split("<strong>problems</strong>")[1].split("</figure>")[0]
+    dots = re.search(r'class="dots accent" d="([^"]+)"', figure)
+    assert dots
+    places = [tuple(map(float, p.split())) for p in re.findall(r"M([\d. ]+)h0", dots.group(1))]
+    ticks = re.findall(r'tick y" style="top:([\d.]+)%">([\d.]+)<', figure)
+    (top_a, loss_a), (top_b, loss_b) = [(float(t), float(v)) for t, v in ticks[:2]]
+    slope = (top_b - top_a) / (loss_b - loss_a)
+    for (_, top), point in zip(places, curve["validation"], strict=True):
+        assert top == pytest.approx(top_a + slope * (point["loss"] - loss_a), abs=0.05)
+    assert places[0][0] == 0
+    assert places[-1][0] == pytest.approx(100)
+
+
+def test_second_run_does_nothing_and_a_changed_stage_makes_it_stale(road: Road) -> None:
+    assert not run(road).was_done
+    page = road.folder("80_report") / "index.html"
+    first = page.read_bytes()
+    assert run(road).was_done
+    done = road.folder("50_train") / "DONE"
+    done.write_text("0" * 64 + "\n")
+    assert not run(road).was_done
+    done.unlink()
+    assert not run(road).was_done
+    assert "Not finished: 50_train." in Page.read(road).text
+    assert page.read_bytes() != first
+
+
+def test_a_stage_made_from_an_older_one_is_named(road: Road) -> None:
+    run(road)
+    assert "was made from another" not in Page.read(road).text
+    manifest = road.folder("40_blend") / "manifest.json"
+    write_json(manifest, read_json(manifest) | {"fingerprint": "f" * 64})
+    (road.folder("40_blend") / "DONE").write_text("f" * 64 + "\n")
+    run(road)
+    assert "50_train was made from another 40_blend than the one" in Page.read(road).text
+
+
+def test_stages_not_on_the_road_are_left_out(tmp_path: Path) -> None:
+    road = write_road(tmp_path, synthesize=None, curate=None, evaluate=None)
+    write_run(road)
+    run(road)
+    page = Page.read(road)
+    assert "Held-out loss from 5.347 to 2.789" in page.text
+    assert "missing" not in page.text
+    anchors = {attributes.get("id") for _, attributes in page.tags}
+    assert "loss" in anchors
+    assert "scores" not in anchors
+    assert data_of(road)["synthesis"] is None
+
+
+def test_a_road_without_a_finished_stage_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no finished stage to report on"):
+        run(write_road(tmp_path))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_contradicting_files_are_refused_before_anything_is_written(road: Road) -> None:
+    path = road.folder("70_evaluate") / "after" / "gsm8k" / "scores.json"
+    write_json(path, read_json(path) | {"accuracy": 0.5})
+    with pytest.raises(UserError, match="contradicts itself: 25 of 1319 right is not"):
+        run(road)
+    assert not road.folder("80_report").exists()
+
+
+def test_validation_of_another_run_is_refused(road: Road) -> None:
+    row = {
+        "iteration": 9999,
+        "consumed_samples": 1,
+        "loss": {"general": 1.0},
+        "tokens": {"general": 8},
+    }
+    write_lines(road.folder("50_train") / "validation.jsonl", [row])
+    with pytest.raises(UserError, match="has iteration 9999"):
+        run(road)
+
+
+def test_a_loss_that_is_no_number_is_counted(road: Road) -> None:
+    path = road.folder("50_train") / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    lines[5] = re.sub(r'"lm loss": [\d.]+', '"lm loss": NaN', lines[5])
+    path.write_text("\n".join(lines) + "\n")
+    run(road)
+    assert "1 steps had a loss that is not a number" in Page.read(road).text
+    assert data_of(road)["training"]["not_finite"] == 1
+
+
+def test_text_from_files_cannot_become_markup(road: Road) -> None:
+    path = road.folder("70_evaluate") / "after" / "heldout-problems" / "predictions.jsonl"
+    path.write_text(path.read_text().replace("7 + 8 = 15.", "<script>alert(1)</script>"))
+    run(road)
+    page = Page.read(road)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_models_asked_differently_are_not_compared_in_silence(road: Road) -> None:
+    path = road.folder("70_evaluate") / "before" / "heldout-problems" / "scores.json"
+    scores = read_json(path)
+    write_json(path, scores | {"protocol": scores["protocol"] | {"shots": 4}})
+    run(road)
+    assert "not asked in the same way: shots differ" in Page.read(road).text
+
+
+def test_report_needs_no_torch() -> None:
+    code = (
+        "import sys; import megatron_math.report.run, megatron_math.report.page; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
