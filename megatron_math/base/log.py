@@ -1,13 +1,20 @@
 """One logger for the whole program; rank 0 speaks, the others only warn."""
 
 import logging
+import os
 import sys
+import warnings
 
 log = logging.getLogger("megatron_math")
 
 
 def set_up_logging(*, quiet: bool = False, rank: int = 0) -> None:
-    """Send the program's log to standard error, one line a message, once."""
+    """Send the program's log to standard error, one line a message, once.
+
+    Library warnings are silenced; PYTHONWARNINGS=default brings them back.
+    """
+    if "PYTHONWARNINGS" not in os.environ:
+        warnings.simplefilter("ignore")  # dozens of lines from libraries at every start
     log.setLevel(logging.WARNING if quiet or rank else logging.INFO)
     if not log.handlers:
         handler = logging.StreamHandler(sys.stderr)

@@ -47,8 +47,7 @@ def load_weights(models: Sequence[Any], folder: Path) -> None:
 
     Raises UserError when names or shapes do not fit: a checkpoint of another architecture.
     """
-    loaded = _load(model_state(models), folder)
-    _fill(models, loaded)
+    _fill(models, _load(model_state(models), folder, beside="optimizer."))
 
 
 def save_training_state(
@@ -80,13 +79,24 @@ def _save(state: dict[str, Any], folder: Path) -> None:
     dist_checkpointing.save(state, str(folder))
 
 
-def _load(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _load(state: dict[str, Any], folder: Path, *, beside: str | None = None) -> dict[str, Any]:
+    """Load exactly what `state` asks for; keys that start with `beside` may be left unread."""
     try:
-        return dist_checkpointing.load(state, str(folder), strict=StrictHandling.RAISE_ALL)
+        loaded, unread, absent = dist_checkpointing.load(
+            state, str(folder), strict=StrictHandling.RETURN_ALL
+        )
     except (CheckpointingException, KeyError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"the checkpoint {folder} does not hold this model: {str(error)[:600]}"
+            f"the checkpoint {folder} does not fit this model: {error!s:.600}"
         ) from error
+    unread = {key for key in unread if beside is None or not key.startswith(beside)}
+    if unread or absent:
+        raise UserError(
+            f"the checkpoint {folder} holds another architecture: {len(absent)} tensors of this "
+            f"model are not in it {sorted(absent)[:4]}, {len(unread)} of its tensors are not in "
+            f"this model {sorted(unread)[:4]}"
+        )
+    return loaded
 
 
 def _fill(models: Sequence[Any], loaded: dict[str, Any]) -> None:
