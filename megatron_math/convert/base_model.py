@@ -1,5 +1,6 @@
 """Which model a road starts from: the `base` and `model` sections put together. No torch."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def resolve_base(road: Road, base: BaseConfig) -> BaseModel:
             )
         return BaseModel(load_preset(base.preset, overrides), None, {})
     if base.run is not None:
-        stage = finished_stage(road.root / base.run / "60_export")
+        stage = finished_stage(Path(os.path.normpath(road.root / base.run)) / "60_export")
         folder, inputs = stage.path / "hf", {"run": stage}
         return BaseModel(_given_config(folder, overrides), folder, {**inputs})
     assert base.hf is not None
