@@ -13,7 +13,7 @@ are searched on both sides (2026-11-21). The `exact` rule keeps punctuation, sin
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,8 +22,9 @@ from megatron_math.base.errors import UserError
 Rule = Literal["ngram10", "exact"]
 NGRAM_WORDS = 10
 MIN_WORDS = 3
-# Rows found by `exact` are first looked up by at most this many leading words.
-ANCHOR_WORDS = 8
+# Where to compare word by word is looked up by a phrase's first words: this many, or `MIN_WORDS` of
+# a shorter phrase.
+ANCHOR_WORDS: dict[Rule, int] = {"ngram10": NGRAM_WORDS, "exact": 8}
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
@@ -69,14 +70,14 @@ class Searcher:
         self.rule = rule
         self.num_rows: Counter[str] = Counter()
         self.num_too_short: Counter[str] = Counter()
-        # anchor length in words -> anchor -> phrases that begin with it
+        # length of the anchor in words -> anchor -> phrases that begin with it
         self._phrases: dict[int, dict[str, list[_Phrase]]] = {}
         self._whole: dict[str, BenchmarkText] = {}
         for row in rows:
             self._add(row)
 
     def _add(self, row: BenchmarkText) -> None:
-        words = [word for word, _ in self._split(row.text)]
+        words = self._words(row.text)
         if not words:
             raise UserError(
                 f"benchmark {row.benchmark}, row {row.row}: the text has no words to look for "
@@ -84,10 +85,9 @@ class Searcher:
             )
         if self.rule == "ngram10" and len(words) >= NGRAM_WORDS:
             for start in range(len(words) - NGRAM_WORDS + 1):
-                self._add_phrase(words[start : start + NGRAM_WORDS], NGRAM_WORDS, row)
+                self._add_phrase(words[start : start + NGRAM_WORDS], row)
         elif len(words) >= MIN_WORDS:
-            anchor_words = NGRAM_WORDS if self.rule == "ngram10" else ANCHOR_WORDS
-            self._add_phrase(words, min(len(words), anchor_words), row)
+            self._add_phrase(words, row)
         elif self.rule == "exact":
             self._whole.setdefault(" ".join(words), row)
         else:
@@ -95,29 +95,40 @@ class Searcher:
             return
         self.num_rows[row.benchmark] += 1
 
-    def _add_phrase(self, words: list[str], anchor_words: int, row: BenchmarkText) -> None:
+    def _add_phrase(self, words: list[str], row: BenchmarkText) -> None:
+        anchor_words = ANCHOR_WORDS[self.rule]
+        if len(words) < anchor_words:
+            anchor_words = MIN_WORDS
         anchors = self._phrases.setdefault(anchor_words, {})
         phrases = anchors.setdefault(" ".join(words[:anchor_words]), [])
         if all(list(phrase.words) != words for phrase in phrases):
             phrases.append(_Phrase(tuple(words), row))
 
     def find(self, text: str) -> Hit | None:
-        """The first benchmark row found in `text`, or None."""
-        split = list(self._split(text))
-        words = [word for word, _ in split]
+        """A benchmark row found in `text` (the first whose words come first), or None."""
+        words = self._words(text)
         if self._whole and (row := self._whole.get(" ".join(words))):
-            return Hit(row.benchmark, row.row, self.rule, (split[0][1][0], split[-1][1][1]))
+            return self._hit(text, row, 0, len(words))
         for anchor_words, anchors in self._phrases.items():
             for start in range(len(words) - anchor_words + 1):
                 for phrase in anchors.get(" ".join(words[start : start + anchor_words]), ()):
                     end = start + len(phrase.words)
                     if tuple(words[start:end]) == phrase.words:
-                        span = (split[start][1][0], split[end - 1][1][1])
-                        return Hit(phrase.source.benchmark, phrase.source.row, self.rule, span)
+                        return self._hit(text, phrase.source, start, end)
         return None
 
-    def _split(self, text: str) -> Iterator[tuple[str, tuple[int, int]]]:
-        """(normalised word, its span in `text`) under this rule."""
-        pattern = _WORD if self.rule == "ngram10" else _CHUNK
-        for match in pattern.finditer(text):
-            yield unicodedata.normalize("NFKC", match.group()).casefold(), match.span()
+    def _hit(self, text: str, row: BenchmarkText, start: int, end: int) -> Hit:
+        spans = [match.span() for match in self._pattern.finditer(text)]
+        return Hit(row.benchmark, row.row, self.rule, (spans[start][0], spans[end - 1][1]))
+
+    @property
+    def _pattern(self) -> re.Pattern[str]:
+        return _WORD if self.rule == "ngram10" else _CHUNK
+
+    def _words(self, text: str) -> list[str]:
+        """The words of `text`, each in normal form, as many as `_pattern` finds."""
+        if text.isascii():
+            return self._pattern.findall(text.lower())
+        return [
+            unicodedata.normalize("NFKC", word).casefold() for word in self._pattern.findall(text)
+        ]

@@ -104,7 +104,7 @@ def _load_benchmarks(
 
 def _open_searchers(searched: list[tuple[Benchmark, Rule]]) -> list[Searcher]:
     """One searcher a rule: a text is split into words once for all benchmarks under it."""
-    return [
+    searchers = [
         Searcher(
             (
                 BenchmarkText(benchmark.name, row.id, row.problem)
@@ -116,6 +116,10 @@ def _open_searchers(searched: list[tuple[Benchmark, Rule]]) -> list[Searcher]:
         )
         for rule in dict.fromkeys(rule for _, rule in searched)
     ]
+    for searcher in searchers:
+        for name, number in searcher.num_too_short.items():
+            log.warning("%s: %d rows have too few words to be looked for", name, number)
+    return searchers
 
 
 def _curate_source(
