@@ -9,7 +9,14 @@ import numpy as np
 from megatron_math.base.files import sha256_file, write_json
 from megatron_math.native.reference_index_writer import ReferenceIndexWriter
 
-TOKENIZER = {"fingerprint": "f" * 64, "kind": "HuggingFaceTokenizer", "size": 70_000, "eod": 3}
+EOD = 69_999  # beyond every counting document, so that padding can be told from tokens
+TOKENIZER = {
+    "fingerprint": "f" * 64,
+    "kind": "HuggingFaceTokenizer",
+    "size": 70_000,
+    "eod": EOD,
+    "bos": None,
+}
 
 
 def write_index(

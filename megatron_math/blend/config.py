@@ -59,7 +59,7 @@ class StageSection(Section):
     """One stage of training: a mix and, for shares, its budget."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    mix: Annotated[dict[str, Part], Field(min_length=1)]
+    mix: dict[str, Part]
     tokens: Tokens | None = None
     sequence_length: Annotated[int, Field(ge=1)] | None = None
 
@@ -124,7 +124,7 @@ def resolve(config: BlendConfig, where: str = "blend") -> list[BlendStage]:
     if (config.stages is None) == (config.mix is None):
         raise UserError(
             f"{where}: give either `stages` (a list) or `mix` with `tokens` (one stage), "
-            f"found {'both' if config.stages else 'neither'}"
+            f"found {'neither' if config.mix is None else 'both'}"
         )
     if config.mix is not None:
         sections = [StageSection(name=SHORTHAND_STAGE, mix=config.mix, tokens=config.tokens)]

@@ -3,8 +3,8 @@
 A mix is thought of as a fluid: every source flows at its effective share. When a source reaches
 its cap, its share goes to its siblings in the same mapping, and when a whole group has ended, to
 the group's siblings. The targets bend there. Bends are put on whole tokens and the targets rounded
-there (largest remainder), so that all is exact in integers; a target is off the ideal by less than
-one token a bend.
+there (largest remainder), so that all is exact in integers; each bend moves a source by less than
+one token.
 """
 
 import math
