@@ -1,5 +1,6 @@
 """A road with finished stages, a benchmark of sums, and an engine that can do sums."""
 
+import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -9,6 +10,15 @@ import pytest
 
 from megatron_math.base.road import Road
 from megatron_math.base.stage import Stage
+
+_spec = importlib.util.spec_from_file_location(
+    "engine_fixtures", Path(__file__).parents[1] / "engine" / "conftest.py"
+)
+assert _spec is not None
+assert _spec.loader is not None
+_engine_fixtures = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_engine_fixtures)
+tiny_hf = _engine_fixtures.tiny_hf
 
 NUM_ROWS = 23
 BENCHMARK = """

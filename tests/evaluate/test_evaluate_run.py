@@ -211,3 +211,22 @@ def test_bad_requests_are_explained(road: Road, override: str, message: str) -> 
     with pytest.raises(UserError, match=message):
         run(asked)
     assert not road.folder("70_evaluate").exists()
+
+
+def test_a_real_model_folder_is_asked(road: Road, tiny_hf: Path) -> None:
+    """The default engine, a model that babbles: every row has an output, batches do not matter."""
+    for stage in ("00_base", "60_export"):
+        shutil.rmtree(road.folder(stage) / "hf")
+        shutil.copytree(tiny_hf, road.folder(stage) / "hf")
+    evaluate = road.raw["evaluate"] | {"who": ["after"]}
+    first = replace(road, raw=road.raw | {"evaluate": evaluate})
+    run(first)
+    path = road.folder("70_evaluate") / "after" / "sums" / "predictions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["id"] for row in rows] == [f"sum-{i}" for i in range(NUM_ROWS)]
+    assert all(row["output"] for row in rows)
+    content = path.read_bytes()
+    path.unlink()
+    (road.folder("70_evaluate") / "DONE").unlink()
+    run(replace(road, raw=road.raw | {"evaluate": evaluate | {"batch_size": 7}}))
+    assert path.read_bytes() == content
