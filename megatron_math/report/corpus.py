@@ -1,12 +1,18 @@
-"""What the model was taught with: problems written, records curated, tokens indexed.
+"""What the model was taught with: problems written, records curated, tokens indexed, the mix.
 
-Reads stats.json of 10_synthesize and 20_curate, and the index sidecars of 30_index.
+Reads stats.json of 10_synthesize, 20_curate and 40_blend, and the index sidecars of 30_index.
 """
 
 from pathlib import Path
 from typing import Any
 
 from megatron_math.base.files import read_json
+
+BLEND_STAGE_KEYS = ("stage", "sequence_length", "samples", "tokens", "redistributed")
+BLEND_SOURCE_KEYS = (
+    "source", "groups", "share_asked", "share_realised", "tokens_used", "tokens_available",
+    "epochs", "epochs_before", "most_repeated", "samples", "padding_share",
+)  # fmt: skip
 
 
 def read_synthesis(folder: Path) -> dict[str, Any]:
@@ -67,3 +73,12 @@ def read_indexes(folder: Path) -> list[dict[str, Any]]:
             | {"bytes_per_token": text_bytes / tokens if tokens and text_bytes else None}
         )
     return indexes
+
+
+def read_blend(folder: Path) -> list[dict[str, Any]]:
+    """One entry a stage of the plan, with one row a source. Shares are of tokens, not padding."""
+    return [
+        {key: stage.get(key) for key in BLEND_STAGE_KEYS}
+        | {"sources": [{k: row.get(k) for k in BLEND_SOURCE_KEYS} for row in stage["sources"]]}
+        for stage in read_json(folder / "stats.json").get("stages") or []
+    ]

@@ -12,9 +12,8 @@ from typing import Any
 from megatron_math.base.files import read_json
 from megatron_math.base.road import Road
 from megatron_math.model.config import ModelConfig
-from megatron_math.report.blend import read_blend
 from megatron_math.report.config import ReportConfig
-from megatron_math.report.corpus import read_curation, read_indexes, read_synthesis
+from megatron_math.report.corpus import read_blend, read_curation, read_indexes, read_synthesis
 from megatron_math.report.scores import read_examples, read_reasons, read_scores
 from megatron_math.report.training import read_training
 

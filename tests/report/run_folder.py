@@ -14,7 +14,6 @@ from megatron_math.base.config import Section
 from megatron_math.base.files import read_json, write_json
 from megatron_math.base.road import Road
 from megatron_math.base.stage import Stage, StageInput
-from megatron_math.dataset.plan import FileDigest, PlanFile, PlanIndex, PlanSource, PlanStage
 from megatron_math.model.presets import load_preset
 
 BATCH_SAMPLES, SEQUENCE_TOKENS = 16, 256
@@ -125,37 +124,38 @@ def _index(folder: Path) -> None:
         write_json(folder / f"{name}_text_document.json", counts)
 
 
-def _blend(folder: Path) -> None:
+def _blend(folder: Path) -> dict[str, Any]:
     samples = ITERATIONS * BATCH_SAMPLES
-    sources, indexes = [], {}
+    rows: list[dict[str, Any]] = []
     for name, (part, whole) in SHARES.items():
         used = round(samples * part / whole)
-        padded = 0.968 if name == "problems" else 1
-        tokens = AVAILABLE_TOKENS[name]
-        sources.append(
-            PlanSource(
-                name=name, groups=[] if name == "general" else ["math"],
-                pack="whole" if name == "problems" else "concat", align=1, attend="inside",
-                loss="all", share=f"{part}/{whole}", end_epoch=None, after=None, samples=used,
-                tokens=round(used * SEQUENCE_TOKENS * padded), epoch_samples=[],
-            )
-        )  # fmt: skip
-        digest = FileDigest(bytes=2 * tokens, sha256="0" * 64)
-        indexes[name] = PlanIndex(
-            prefix=f"../30_index/{name}_text_document", probe="", bin=digest, idx=digest,
-            tokenizer=None, documents=100, empty_documents=0, tokens=tokens,
-            training_documents=95, training_tokens=round(0.95 * tokens), validation_documents=5,
-            validation_tokens=tokens - round(0.95 * tokens),
-        )  # fmt: skip
-    stage = PlanStage(
-        name="cpt", sequence_length=SEQUENCE_TOKENS, num_samples=samples,
-        tokens=sum(s.tokens for s in sources), order="order_cpt.npy", sources=sources,
-    )  # fmt: skip
-    plan = PlanFile(
-        format="megatron-math plan", version=1, seed=1234, validation=0.05, pad_id=0,
-        tokenizer=None, indexes=indexes, stages=[stage],
-    )  # fmt: skip
-    write_json(folder / "plan.json", plan.model_dump(mode="json"))
+        tokens = round(used * SEQUENCE_TOKENS * (0.968 if name == "problems" else 1))
+        available = round(0.95 * AVAILABLE_TOKENS[name])
+        rows.append(
+            {
+                "source": name,
+                "groups": [] if name == "general" else ["math"],
+                "share_asked": part / whole,
+                "tokens_used": tokens,
+                "tokens_available": available,
+                "epochs": tokens / available,
+                "epochs_before": 0.0,
+                "most_repeated": math.ceil(tokens / available),
+                "samples": used,
+                "padding_share": 1 - tokens / (used * SEQUENCE_TOKENS),
+            }
+        )
+    total = sum(row["tokens_used"] for row in rows)
+    shares = {"general": 0.4, "webmath": 0.6, "problems": 0.0}
+    stage = {
+        "stage": "cpt",
+        "sequence_length": SEQUENCE_TOKENS,
+        "samples": samples,
+        "tokens": total,
+        "sources": [row | {"share_realised": row["tokens_used"] / total} for row in rows],
+        "redistributed": [{"from_token": 2_410_771, "ended": ["problems"], "shares": shares}],
+    }
+    return {"stages": [stage]}
 
 
 def _train(folder: Path) -> dict[str, Any]:
