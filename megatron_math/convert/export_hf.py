@@ -61,10 +61,10 @@ def export_hf(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        ids = write_tokenizer(tokenizer, temporary) if tokenizer is not None else None
-        if ids is None:
+        if tokenizer is None:
             log.warning("%s: no tokenizer is known, so none is written", target)
-        write_model_files(temporary, config, DTYPE_NAMES[dtype], kept, ids)
+        written = None if tokenizer is None else write_tokenizer(tokenizer, temporary)
+        write_model_files(temporary, config, DTYPE_NAMES[dtype], kept, written)
         with open_model(config, dtype, seed=seed, fresh=False) as model:
             load_weights([model], checkpoint.folder)
             _write_weights(model, config, dtype, temporary, settings.max_shard_bytes)

@@ -20,6 +20,7 @@ from megatron_math.convert.side_files import KEPT_FOLDER, TOKENIZER_FOLDER
 from megatron_math.model.config import ModelConfig
 
 Layout = Literal["hf", "core"]
+Direction = Literal["auto", "hf-to-core", "core-to-hf"]
 
 
 def detect_layout(folder: Path) -> Layout:
@@ -41,7 +42,7 @@ def convert_folder(
     source: Path,
     target: Path,
     *,
-    direction: Literal["auto", "hf-to-core", "core-to-hf"] = "auto",
+    direction: Direction = "auto",
     iteration: int | None = None,
     tokenizer: Path | None = None,
     settings: ConvertConfig | None = None,

@@ -30,8 +30,8 @@ from megatron_math.convert.receipt import (
 )
 from megatron_math.convert.side_files import (
     TOKENIZER_FOLDER,
-    copy_tokenizer_files,
     keep_hf_files,
+    keep_tokenizer,
 )
 from megatron_math.model.config import ModelConfig
 
@@ -67,7 +67,7 @@ def import_hf(
         refuse_difference(receipt, f"the import of {source}")
         write_json(temporary / "model.json", hf.config.model_dump(mode="json"))
         keep_hf_files(source, temporary)
-        if not copy_tokenizer_files(source, temporary / TOKENIZER_FOLDER):
+        if not keep_tokenizer(source, temporary / TOKENIZER_FOLDER):
             log.info("%s has no tokenizer files; none are kept", source)
     return receipt
 

@@ -12,11 +12,24 @@ from megatron_math.base.files import sha256_file, write_json
 from megatron_math.base.log import log
 from megatron_math.base.road import Road
 from megatron_math.base.stage import Stage, StageInput
-from megatron_math.checkpoint.folders import COMPLETE, TRACKER, folder_name, open_checkpoint
+from megatron_math.checkpoint.folders import (
+    COMPLETE,
+    TRACKER,
+    complete_checkpoints,
+    folder_name,
+    open_checkpoint,
+)
 from megatron_math.convert.base_model import BaseModel, resolve_base
 from megatron_math.convert.config import BaseConfig, ConvertConfig
-from megatron_math.convert.side_files import KEPT_FOLDER, TOKENIZER_FOLDER
+from megatron_math.convert.folder import convert_folder
+from megatron_math.convert.side_files import (
+    KEPT_FOLDER,
+    TOKENIZER_FOLDER,
+    richest_tokenizer,
+)
 from megatron_math.model.config import ModelConfig
+
+__all__ = ["convert_folder", "run_base", "run_export"]
 
 
 def run_base(road: Road) -> Stage:
@@ -122,7 +135,7 @@ def run_export(road: Road) -> Stage:
         config,
         stage.folder / "hf",
         settings=settings,
-        tokenizer=tokenizer,
+        tokenizer=richest_tokenizer(tokenizer, road.folder("00_base") / TOKENIZER_FOLDER),
         kept=road.folder("00_base") / "checkpoint" / folder_name(None) / KEPT_FOLDER,
         seed=road.seed,
     )
@@ -149,8 +162,6 @@ def _tracked(save: Path) -> int:
 
 
 def _complete(save: Path) -> list[str]:
-    from megatron_math.checkpoint.folders import complete_checkpoints
-
     return [str(checkpoint.iteration) for checkpoint in complete_checkpoints(save)]
 
 

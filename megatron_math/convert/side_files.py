@@ -11,7 +11,9 @@ from typing import Any
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import fsync_file, read_json, write_json
+from megatron_math.base.log import log
 from megatron_math.model.config import ModelConfig
+from megatron_math.tokenizer import Tokenizer, load_tokenizer
 
 KEPT_FOLDER = "hf"
 TOKENIZER_FOLDER = "tokenizer"
@@ -47,15 +49,37 @@ def read_hf_config(folder: Path) -> dict[str, Any]:
     return hf_config
 
 
-def copy_tokenizer_files(source: Path, target: Path) -> bool:
-    """Copy a Hugging Face folder's tokenizer files; False (and no folder) when it has none."""
-    found = [source / name for name in _TOKENIZER_FILES if (source / name).is_file()]
-    if not found:
+def keep_tokenizer(source: Path, target: Path) -> bool:
+    """Keep a Hugging Face folder's tokenizer files; False (and no folder) when it has none.
+
+    The copy reads as the same tokenizer, also where config.json alone named the special tokens.
+    """
+    if not _copy_tokenizer_files(source, target):
         return False
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        original = load_tokenizer(source)
+    except UserError as error:
+        log.warning("tokenizer files are kept as they are and cannot be used here: %s", error)
+        return True
+    if _fingerprint(target) != original.fingerprint:
+        original.save(target)
+    return True
+
+
+def _fingerprint(folder: Path) -> str | None:
+    try:
+        return load_tokenizer(folder).fingerprint
+    except UserError:
+        return None
+
+
+def _copy_tokenizer_files(source: Path, target: Path) -> bool:
+    found = [source / name for name in _TOKENIZER_FILES if (source / name).is_file()]
+    if found:
+        target.mkdir(parents=True, exist_ok=True)
     for path in found:
         _copy(path, target / path.name)
-    return True
+    return bool(found)
 
 
 def keep_hf_files(source: Path, checkpoint: Path) -> None:
@@ -66,16 +90,22 @@ def keep_hf_files(source: Path, checkpoint: Path) -> None:
             _copy(source / name, checkpoint / KEPT_FOLDER / name)
 
 
-def write_tokenizer(source: Path, target: Path) -> tuple[int, int | None]:
-    """Write the tokenizer in `source` so that transformers reads it; (end id, start id or None)."""
-    from megatron_math.tokenizer import load_tokenizer
+def richest_tokenizer(tokenizer: Path, base: Path) -> Path:
+    """`base` when it is the same tokenizer: what an import kept may hold more files."""
+    if base.is_dir() and _fingerprint(base) == _fingerprint(tokenizer):
+        return base
+    return tokenizer
 
+
+def write_tokenizer(source: Path, target: Path) -> Tokenizer:
+    """Write the tokenizer in `source` so that transformers reads it from `target`."""
     tokenizer = load_tokenizer(source)
-    if (source / "tokenizer_config.json").is_file():
-        copy_tokenizer_files(source, target)
+    ready = tokenizer.kind == "HuggingFaceTokenizer"
+    if ready and (source / "tokenizer_config.json").is_file():
+        _copy_tokenizer_files(source, target)
     else:
         tokenizer.save_hf(target)
-    return tokenizer.eod_id, tokenizer.bos_id
+    return tokenizer
 
 
 def write_model_files(
@@ -83,18 +113,18 @@ def write_model_files(
     config: ModelConfig,
     dtype_name: str,
     kept: Path | None,
-    special_ids: tuple[int, int | None] | None,
+    tokenizer: Tokenizer | None,
 ) -> None:
     """Write config.json and generation_config.json.
 
     kept: folder with the originals of an import; they are used as they are while they describe
-    `config`. special_ids: (end id, start id or None) of the tokenizer, for a model of our own.
+    `config`. tokenizer: gives a model of our own its special ids. UserError when it does not fit.
     """
     original = _original_config(kept, config)
     ids: dict[str, int | None] = {}
-    if special_ids is not None:
-        ids = {"bos_token_id": special_ids[1], "eos_token_id": special_ids[0]}
-        _check_ids(ids, config)
+    if tokenizer is not None:
+        ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eod_id}
+        _check_size(tokenizer, config)
     hf_config: dict[str, Any] = original or {**config.to_hf(), **ids}
     if _dtype_of(hf_config) != dtype_name:
         hf_config = {k: v for k, v in hf_config.items() if k not in ("dtype", "torch_dtype")}
@@ -121,13 +151,13 @@ def _dtype_of(hf_config: dict[str, Any]) -> str | None:
     return hf_config.get("dtype") or hf_config.get("torch_dtype")
 
 
-def _check_ids(ids: dict[str, int | None], config: ModelConfig) -> None:
-    for name, value in ids.items():
-        if value is not None and value >= config.vocab_size:
-            raise UserError(
-                f"the tokenizer's {name} {value} is outside the model's vocabulary of "
-                f"{config.vocab_size}; give the tokenizer that the model was trained with"
-            )
+def _check_size(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    highest = max(tokenizer.eod_id, tokenizer.bos_id or 0)
+    if highest >= config.vocab_size:
+        raise UserError(
+            f"the tokenizer's special id {highest} is outside the model's vocabulary of "
+            f"{config.vocab_size}; give the tokenizer that the model was trained with"
+        )
 
 
 def _copy(source: Path, target: Path) -> None:
