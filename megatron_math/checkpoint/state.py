@@ -14,6 +14,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.validation import StrictHandling
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_math.base.errors import UserError
 from megatron_math.device.optimizer_state import (
@@ -21,6 +22,9 @@ from megatron_math.device.optimizer_state import (
     create_optimizer_state,
     load_optimizer_state,
 )
+
+# What torch and core raise for other names or shapes; torch's own is no subclass of Exception.
+_DOES_NOT_FIT = (CheckpointingException, CheckpointException, KeyError, RuntimeError, ValueError)
 
 
 def unwrapped(model: Any) -> Any:
@@ -85,9 +89,12 @@ def _load(state: dict[str, Any], folder: Path, *, beside: str | None = None) -> 
         loaded, unread, absent = dist_checkpointing.load(
             state, str(folder), strict=StrictHandling.RETURN_ALL
         )
-    except (CheckpointingException, KeyError, RuntimeError, ValueError) as error:
+    except _DOES_NOT_FIT as error:
+        # torch wraps what failed on each rank, tracebacks and all; the first one says enough.
+        failures = error.failures if isinstance(error, CheckpointException) else {}
+        cause = next((failure for failure, _ in failures.values()), error)
         raise UserError(
-            f"the checkpoint {folder} does not fit this model: {error!s:.600}"
+            f"the checkpoint {folder} does not fit this model: {cause!s:.600}"
         ) from error
     unread = {key for key in unread if beside is None or not key.startswith(beside)}
     if unread or absent:
