@@ -15,7 +15,7 @@ from typing import Any, Self
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import atomic_open, read_json, sha256_file, write_json
 from megatron_math.base.log import log
-from megatron_math.index.blocks import Block, read_blocks
+from megatron_math.index.blocks import BLOCK_BYTES, Block, read_blocks
 from megatron_math.index.documents import EncodedDocuments, Recipe
 from megatron_math.index.progress import EncodeProgress
 from megatron_math.index.record_ids import RecordIdsWriter
@@ -67,11 +67,11 @@ def encode_files(
         stack.callback(lambda: [digest.cancel() for digest in digests])
         building = [stack.enter_context(_Building(output, tokenizer)) for output in outputs]
         num_documents = dict.fromkeys(map(str, files), 0)
-        progress = stack.enter_context(
-            EncodeProgress(label, sum(stamp[0] for stamp in before), log_interval)
-        )
+        total_bytes = sum(stamp[0] for stamp in before)
+        progress = stack.enter_context(EncodeProgress(label, total_bytes, log_interval))
         recipes = [output.recipe for output in outputs]
-        blocks = encode_blocks(_blocks(files), recipes, tokenizer, append_eod, num_workers)
+        useful = min(num_workers, 1 + total_bytes // BLOCK_BYTES)  # no process without a block
+        blocks = encode_blocks(_blocks(files), recipes, tokenizer, append_eod, useful)
         for block in blocks:
             for index, column in zip(building, block.columns, strict=True):
                 index.add(column, block.record_ids)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import sha256_file
 from megatron_math.index import blocks as blocks_module
+from megatron_math.index import encode as encode_module
 from megatron_math.index.blocks import find_files, read_blocks
 from megatron_math.index.documents import Recipe, frame
 from megatron_math.index.encode import Output, encode_files, reusable_sidecar
@@ -38,6 +39,7 @@ def test_workers_do_not_change_a_byte(
     sentencepiece: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blocks_module, "BLOCK_BYTES", 3_000)  # dozens of blocks
+    monkeypatch.setattr(encode_module, "BLOCK_BYTES", 3_000)
     files = [write_corpus(tmp_path / "a.jsonl", 700), write_corpus(tmp_path / "b.jsonl", 300, 700)]
     assert sum(1 for path in files for _ in read_blocks(path)) > 20
     results = []

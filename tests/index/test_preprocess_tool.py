@@ -89,7 +89,7 @@ GOOD = '{"text": "a good line"}\n'
     ("workers", "content", "message"),
     [
         ("1", GOOD * 3 + "not json\n" + GOOD, "line 4: not a line of JSON"),
-        ("2", GOOD * 3 + "not json\n" + GOOD, "line 4: not a line of JSON"),
+        ("2", GOOD * 90_000 + "not json\n", "line 90001: not a line of JSON"),  # two blocks
         ("1", GOOD + '{"text": "cut', "line 2: not a line of JSON"),
         ("1", GOOD + '{"body": "x"}\n', r"line 2: no key 'text'; found the keys ['body']"),
         ("1", GOOD + '{"text": ["a"]}\n', "line 2: 'text' must be a string, found ['a']"),
