@@ -4,3 +4,9 @@ Reads: environment variables of torchrun, srun or of our own starter.
 Writes: nothing.
 Promise: on a GPU nothing is patched; on a CPU every patch stands in `on_cpu.PATCHES`.
 """
+
+import warnings
+
+# Importing megatron-core without Transformer Engine and Apex warns eight times over; which kernels
+# run is said once, by `model.build.choose_spec`.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core(\.|$)")

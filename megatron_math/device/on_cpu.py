@@ -7,7 +7,6 @@ patches anything. Reads nothing, writes nothing on disk.
 
 import functools
 import importlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -152,10 +151,8 @@ def _owner(name: str) -> tuple[Any, str]:
     *path, attribute = name.split(".")
     owner: Any = None
     for length in range(1, len(path) + 1):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # core's import warns dozens of times without Apex
-            try:
-                owner = importlib.import_module(".".join(path[:length]))
-            except ModuleNotFoundError:
-                owner = getattr(owner, path[length - 1])
+        try:
+            owner = importlib.import_module(".".join(path[:length]))
+        except ModuleNotFoundError:
+            owner = getattr(owner, path[length - 1])
     return owner, attribute

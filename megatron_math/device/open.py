@@ -7,7 +7,6 @@ import contextlib
 import datetime
 import itertools
 import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -158,7 +157,6 @@ def seed_all(seed: int) -> None:
 
 def _parallel_state():
     """Core's module of process groups; importing it takes seconds, so on the first use."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "Apex is not installed" and kin, dozens of lines
-        from megatron.core import parallel_state
+    from megatron.core import parallel_state
+
     return parallel_state
