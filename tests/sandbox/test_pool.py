@@ -72,7 +72,9 @@ def test_the_same_warm_child_serves_until_it_is_killed():
 def test_a_killed_keeper_is_replaced():
     with Pool(VICTIMS, limit_seconds=0.3) as pool:
         pool.map([["echo", 1]])
-        os.kill(pool._keepers[0]._process.pid, 9)
+        keeper = pool._keepers[0]
+        assert keeper is not None
+        os.kill(keeper._process.pid, 9)
         assert pool.map([["echo", 2]])[0].state == "died"
         assert pool.map([["echo", 3]])[0].value == 3
 

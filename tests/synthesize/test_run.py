@@ -40,6 +40,10 @@ def read(folder, name):
     return list(read_records(folder / name))
 
 
+def read_drops(folder):
+    return [json.loads(line) for line in (folder / "drops/problems.jsonl").read_text().splitlines()]
+
+
 def test_counts_levels_and_statistics(written):
     stats = json.loads((written / "stats.json").read_text())
     problems, heldout = read(written, "problems.jsonl"), read(written, "heldout.jsonl")
@@ -50,7 +54,7 @@ def test_counts_levels_and_statistics(written):
     assert set(stats["by_family"]) <= {family.name for family in FAMILIES}
     assert len(stats["by_family"]) > 40
     assert len({record.id for record in problems + heldout}) == 3180
-    drops = [json.loads(line) for line in open(written / "drops/problems.jsonl")]
+    drops = read_drops(written)
     assert len(drops) == stats["dropped"]
     assert {drop["reason"] for drop in drops} <= {"duplicate text"}
 
@@ -167,7 +171,7 @@ def test_a_family_that_errs_is_dropped_with_its_reason(tmp_path, monkeypatch, ca
     rows = read(stage.folder, "problems.jsonl") + read(stage.folder, "heldout.jsonl")
     kept = [record for record in rows if record.meta["family"] == "faulty"]
     assert {record.meta["operands"][0] % 2 for record in kept} == {0}
-    drops = [json.loads(line) for line in open(stage.folder / "drops/problems.jsonl")]
+    drops = read_drops(stage.folder)
     faults = [drop for drop in drops if drop["reason"].startswith("wrong answer")]
     assert len(faults) > 20
     assert "failed their check" in caplog.text
