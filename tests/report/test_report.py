@@ -11,14 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
+from run_folder import write_lines, write_road, write_run
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json, write_json
 from megatron_math.base.road import Road
 from megatron_math.report.run import run
-
-sys.path.insert(0, str(Path(__file__).parent))
-from run_folder import write_lines, write_road, write_run  # noqa: E402
 
 
 @dataclass

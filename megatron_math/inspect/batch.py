@@ -1,0 +1,152 @@
+"""The samples of one training step as text: documents, lineage, and which tokens carry loss.
+
+S sequence length: a sample is S + 1 slots, of which the first is never a label and the last never
+an input.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group
+from rich.markup import escape
+
+from megatron_math.base.errors import UserError
+from megatron_math.base.road import Road
+from megatron_math.dataset.plan import Plan, load_plan
+from megatron_math.dataset.reader import PlanReader
+from megatron_math.dataset.stream import Piece
+from megatron_math.inspect.index import open_record_ids
+from megatron_math.inspect.texts import decode_part, find_tokenizer
+from megatron_math.tokenizer import Tokenizer
+from megatron_math.train.config import TrainConfig
+
+NUM_SAMPLES = 4
+
+
+def inspect_batch(
+    road: Road,
+    *,
+    iteration: int,
+    num_samples: int = NUM_SAMPLES,
+    tokenizer: Path | None = None,
+) -> dict[str, Any]:
+    """The first `num_samples` samples of training step `iteration` (from 1, as in metrics.jsonl).
+
+    Raises UserError when the plan is missing or stale, or has no such step.
+    """
+    plan = load_plan(road.done("40_blend").path)
+    global_batch_size = road.section("train", TrainConfig).global_batch_size
+    reader, samples = samples_of(plan, iteration, global_batch_size)
+    near = [road.folder("30_index") / "tokenizer", road.folder("00_base") / "tokenizer"]
+    near += [plan.prefix(name).parent / "tokenizer" for name in reader.sources]
+    found = find_tokenizer(tokenizer, near, plan.tokenizer)
+    return {
+        "road": road.name,
+        "iteration": iteration,
+        "stage": reader.stage,
+        "sequence_length": reader.sequence_length,
+        "samples_in_step": len(samples),
+        "tokenizer_at": found and str(found.path),
+        "samples": [_sample(plan, reader, sample, found) for sample in samples[:num_samples]],
+    }
+
+
+def samples_of(plan: Plan, iteration: int, global_batch_size: int) -> tuple[PlanReader, range]:
+    """The reader of the stage that step `iteration` (from 1) lies in, and its sample numbers."""
+    step = iteration - 1
+    total = 0
+    for stage in plan.stages:
+        steps = -(-stage.num_samples // global_batch_size)
+        if 0 <= step < steps:
+            first = step * global_batch_size
+            last = min(stage.num_samples, first + global_batch_size)
+            return PlanReader(plan, stage.name), range(first, last)
+        step -= steps
+        total += steps
+    raise UserError(
+        f"iteration {iteration}: this plan has the iterations 1 to {total} "
+        f"(global_batch_size {global_batch_size})"
+    )
+
+
+def _sample(
+    plan: Plan, reader: PlanReader, sample: int, tokenizer: Tokenizer | None
+) -> dict[str, Any]:
+    batch = reader.batch([sample])
+    ids = np.append(batch.tokens_BS[0], batch.labels_BS[0, -1])
+    is_label = np.append(False, batch.loss_mask_BS[0] > 0)
+    source, number = reader.locate(sample)
+    name = reader.sources[source]
+    pieces = reader.stream(source).layout(number)
+    record_ids = open_record_ids(plan.index(name))
+    documents, at = [], 0
+    for piece in pieces:
+        end = at + piece.tokens
+        facts = _document(piece, ids[at:end], is_label[at:end], tokenizer)
+        documents.append({"id": record_ids[piece.document] if record_ids else None} | facts)
+        at = end + piece.padding
+    return {
+        "sample": sample,
+        "source": name,
+        "tokens": sum(piece.tokens for piece in pieces),
+        "padding": len(ids) - sum(piece.tokens for piece in pieces),
+        "loss_tokens": int(is_label.sum()),
+        "documents": [document for document in documents if document["tokens"]],
+    }
+
+
+def _document(
+    piece: Piece, ids: np.ndarray, is_label: np.ndarray, tokenizer: Tokenizer | None
+) -> dict[str, Any]:
+    """A document's part in a sample, cut where loss begins and ends."""
+    edges = [0, *(np.flatnonzero(np.diff(is_label)) + 1).tolist(), len(ids)]
+    return {
+        "document": piece.document,
+        "first_token": piece.start,
+        "tokens": piece.tokens,
+        "loss_tokens": int(is_label.sum()),
+        "parts": [
+            {
+                "loss": bool(is_label[start]),
+                "ids": ids[start:end].tolist(),
+                "text": decode_part(tokenizer, ids.tolist(), start, end),
+            }
+            for start, end in zip(edges[:-1], edges[1:], strict=True)
+            if end > start
+        ],
+    }
+
+
+def render_batch(facts: dict[str, Any]) -> Group:
+    """The facts for a rich console: text that carries loss is bright, the rest dim."""
+    parts = [
+        f"[bold]iteration {facts['iteration']}[/] of {escape(facts['road'])}, stage "
+        f"{escape(facts['stage'])}: {facts['samples_in_step']} samples of "
+        f"{facts['sequence_length']:,} tokens, {len(facts['samples'])} shown; dim text carries "
+        f"no loss"
+    ]
+    if facts["tokenizer_at"] is None:
+        parts.append("no tokenizer found; give --tokenizer to see text instead of ids")
+    for sample in facts["samples"]:
+        parts.append(
+            f"\n[bold]sample {sample['sample']}[/] from {escape(sample['source'])}: "
+            f"{sample['tokens']:,} tokens, {sample['loss_tokens']:,} carry loss, "
+            f"{sample['padding']:,} of padding"
+        )
+        for document in sample["documents"]:
+            parts.append(_render_document(document))
+    return Group(*parts)
+
+
+def _render_document(document: dict[str, Any]) -> str:
+    named = f" {document['id']}" if document["id"] is not None else ""
+    first, end = document["first_token"], document["first_token"] + document["tokens"]
+    title = f"document {document['document']}{named}, tokens {first:,} to {end:,}"
+    text = "".join(
+        ("" if part["loss"] else "[dim]")
+        + escape(part["text"] if part["text"] is not None else f"{part['ids']}")
+        + ("" if part["loss"] else "[/dim]")
+        for part in document["parts"]
+    )
+    return f"  [cyan]{escape(title)}[/]\n{text}"

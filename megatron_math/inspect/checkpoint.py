@@ -1,0 +1,131 @@
+"""What a checkpoint holds: tensors, the step it was made at, data cursors, and whether it is whole.
+
+Names and shapes come from torch's own reader of `.metadata`, so nothing but that file is opened;
+torch is loaded only here, and megatron.core never.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from megatron_math.base.errors import UserError
+from megatron_math.base.files import read_json
+from megatron_math.checkpoint.folders import COMPLETE, RELEASE, TRACKER, faults, folder_name
+
+METADATA = ".metadata"
+OPTIMIZER = "optimizer."
+
+
+def inspect_checkpoint(
+    path: Path, *, iteration: int | None = None, deep: bool = True
+) -> dict[str, Any]:
+    """Facts about a checkpoint, or about the newest of a folder of them, as JSON types.
+
+    deep: compare every file's digest. Damage does not raise: it is listed in `faults`, and
+    `tensors` is None when their list is itself damaged. Raises UserError when there is no
+    checkpoint at all.
+    """
+    folder = _choose(path, iteration)
+    found = faults(folder, deep=deep)
+    complete = read_json(folder / COMPLETE) if (folder / COMPLETE).is_file() else {}
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    readable = not any(fault.startswith(METADATA) for fault in found)
+    tensors = _tensors(folder) if readable else None
+    return {
+        "folder": str(folder),
+        "iteration": complete.get("iteration"),
+        "weights_only": folder.name == RELEASE,
+        "complete": bool(complete),
+        "checked": "digests" if deep else "sizes",
+        "faults": found,
+        "files": len(files),
+        "bytes": sum(file.stat().st_size for file in files),
+        "parameters": tensors
+        and sum(math.prod(t["shape"]) for t in tensors if not t["name"].startswith(OPTIMIZER)),
+        "model": _read_if_there(folder / "model.json"),
+        "data_state": _read_if_there(folder / "data_state.json"),
+        "tensors": tensors,
+    }
+
+
+def _choose(path: Path, iteration: int | None) -> Path:
+    if (path / TRACKER).is_file():
+        tracked = (path / TRACKER).read_text(encoding="utf-8").strip()
+        newest = None if tracked == RELEASE else int(tracked)
+        path = path / folder_name(iteration if iteration is not None else newest)
+    if not (path / METADATA).is_file() and not (path / COMPLETE).is_file():
+        raise UserError(
+            f"no checkpoint at {path}: give a folder with {TRACKER}, or one of the "
+            f"{folder_name(500)} or {RELEASE} folders in it"
+        )
+    return path
+
+
+def _tensors(folder: Path) -> list[dict[str, Any]] | None:
+    """Name, shape, dtype, bytes and number of saved pieces of every tensor, by name."""
+    if not (folder / METADATA).is_file():
+        return None
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    entries = FileSystemReader(folder).read_metadata().state_dict_metadata
+    return [
+        {
+            "name": name,
+            "shape": list(entry.size),
+            "dtype": str(entry.properties.dtype).removeprefix("torch."),
+            "bytes": math.prod(entry.size) * entry.properties.dtype.itemsize,
+            "pieces": len(entry.chunks),
+        }
+        for name, entry in sorted(entries.items())
+        if isinstance(entry, TensorStorageMetadata)
+    ]
+
+
+def _read_if_there(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None
+
+
+def render_checkpoint(facts: dict[str, Any]) -> Group:
+    """The facts for a rich console; optimizer state as one line."""
+    step = "weights only" if facts["weights_only"] else f"iteration {facts['iteration']}"
+    parts: list[Any] = [
+        f"[bold]{escape(facts['folder'])}[/]: {step}, {facts['bytes']:,} bytes in "
+        f"{facts['files']} files"
+    ]
+    if facts["faults"]:
+        parts += [f"[red]fault:[/] {escape(fault)}" for fault in facts["faults"]]
+    else:
+        parts.append(f"whole: all files are there, {facts['checked']} as written")
+    for stage in (facts["data_state"] or {}).get("stages", []):
+        given = ", ".join(
+            f"{name} {row['tokens']:,} tokens ({row['epochs_done']:.2f} epochs)"
+            for name, row in stage["sources"].items()
+        )
+        parts.append(
+            escape(f"data of {stage['stage']}: {stage['consumed_samples']:,} samples; {given}")
+        )
+    if facts["tensors"] is None:
+        parts.append("[red]the list of tensors cannot be read[/]")
+        return Group(*parts)
+    weights = [t for t in facts["tensors"] if not t["name"].startswith(OPTIMIZER)]
+    table = Table(title=f"{facts['parameters']:,} parameters", title_justify="left")
+    table.add_column("tensor")
+    for name in ("shape", "type", "bytes", "pieces"):
+        table.add_column(name, justify="right")
+    for tensor in weights:
+        shape = " x ".join(map(str, tensor["shape"]))
+        table.add_row(
+            escape(tensor["name"]), shape, tensor["dtype"], f"{tensor['bytes']:,}",
+            str(tensor["pieces"]),
+        )  # fmt: skip
+    state = [t for t in facts["tensors"] if t["name"].startswith(OPTIMIZER)]
+    parts.append(table)
+    if state:
+        size = sum(tensor["bytes"] for tensor in state)
+        parts.append(f"optimizer state: {len(state)} tensors, {size:,} bytes")
+    return Group(*parts)

@@ -1,0 +1,175 @@
+"""What is in an index: counts, origin, health, and single documents as ids and text."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from megatron_math.base.errors import UserError
+from megatron_math.base.files import sha256_file
+from megatron_math.dataset.documents import ROLES, IndexedDocuments
+from megatron_math.dataset.fingerprint import read_sidecar
+from megatron_math.index.record_ids import RecordIds
+from megatron_math.inspect.texts import decode, decode_part, find_tokenizer
+from megatron_math.tokenizer import Tokenizer
+
+NUM_FIRST_DOCUMENTS = 3
+TEXT_CHARACTERS = 400
+
+
+def inspect_index(
+    prefix: Path,
+    *,
+    document: int | None = None,
+    tokenizer: Path | None = None,
+    verify: bool = False,
+) -> dict[str, Any]:
+    """Facts about the index `prefix` (.bin or .idx may stand behind), as JSON types.
+
+    document: show this one whole, token by token; otherwise the first few as text. tokenizer:
+    where it is, if not in a folder `tokenizer` beside the index. verify: compare the files' digests
+    with the sidecar's (reads everything). Raises UserError for an index that cannot be read.
+    """
+    if prefix.suffix in (".bin", ".idx"):
+        prefix = prefix.with_suffix("")
+    index = IndexedDocuments(prefix)
+    sidecar = read_sidecar(index)
+    described = sidecar and sidecar.get("tokenizer")
+    found = find_tokenizer(tokenizer, [prefix.parent / "tokenizer"], described)
+    if document is not None and not 0 <= document < len(index):
+        raise UserError(f"document {document} of {prefix}: it has {len(index)}, numbered from 0")
+    chosen = range(min(NUM_FIRST_DOCUMENTS, len(index))) if document is None else [document]
+    record_ids = open_record_ids(index)
+    return {
+        "prefix": str(prefix),
+        "documents": len(index),
+        "empty_documents": int((index.lengths_D == 0).sum()),
+        "tokens": index.num_tokens,
+        "dtype": index.dtype.name,
+        "bytes": {"bin": index.bin_path.stat().st_size, "idx": index.idx_path.stat().st_size},
+        "tokens_per_document": _lengths(index),
+        "tokenizer": described,
+        "tokenizer_at": found and str(found.path),
+        "text_bytes": sidecar and sidecar.get("text_bytes"),
+        "append_eod": sidecar and sidecar.get("append_eod"),
+        "sources": sidecar and sidecar.get("sources"),
+        "record_ids": record_ids is not None,
+        "roles": index.roles_path.is_file(),
+        "faults": _faults(index, sidecar, verify),
+        "verified": verify and sidecar is not None,
+        "shown": [
+            describe_document(index, number, found, record_ids, whole=document is not None)
+            for number in chosen
+        ],
+    }
+
+
+def open_record_ids(index: IndexedDocuments) -> RecordIds | None:
+    """The lineage file beside an index; None where there is none."""
+    path = index.prefix.with_name(index.prefix.name + ".ids")
+    return RecordIds(path) if path.is_file() else None
+
+
+def describe_document(
+    index: IndexedDocuments,
+    number: int,
+    tokenizer: Tokenizer | None,
+    record_ids: RecordIds | None,
+    *,
+    whole: bool,
+) -> dict[str, Any]:
+    """One document; with `whole` every id, its piece of text and its role too."""
+    ids = index.document(number).tolist()
+    facts: dict[str, Any] = {
+        "document": number,
+        "id": record_ids[number] if record_ids else None,
+        "tokens": len(ids),
+        "ends_with_eod": bool(ids) and ids[-1] == tokenizer.eod_id if tokenizer else None,
+        "text": decode(tokenizer, ids),
+    }
+    if whole:
+        facts["ids"] = ids
+        facts["pieces"] = tokenizer and [
+            decode_part(tokenizer, ids, place, place + 1) for place in range(len(ids))
+        ]
+        if index.roles_path.is_file():
+            names = {code: name for name, code in ROLES.items()}
+            roles = index.roles(number, 0, len(ids)).tolist()
+            facts["roles"] = [names.get(code, f"unknown {code}") for code in roles]
+    return facts
+
+
+def _lengths(index: IndexedDocuments) -> dict[str, float] | None:
+    if not len(index):
+        return None
+    lengths_D = np.asarray(index.lengths_D)
+    return {
+        "least": int(lengths_D.min()),
+        "median": float(np.median(lengths_D)),
+        "mean": round(float(lengths_D.mean()), 2),
+        "most": int(lengths_D.max()),
+    }
+
+
+def _faults(index: IndexedDocuments, sidecar: dict[str, Any] | None, verify: bool) -> list[str]:
+    found = []
+    try:
+        index.check_pointers()
+    except UserError as error:
+        found.append(str(error))
+    if sidecar is None:
+        found.append("no sidecar (.json): nothing says which tokenizer wrote it")
+    elif verify:
+        for key, path in (("bin", index.bin_path), ("idx", index.idx_path)):
+            if sha256_file(path) != sidecar[key]["sha256"]:
+                found.append(f"{path.name} does not match the digest in its sidecar")
+    return found
+
+
+def render_index(facts: dict[str, Any]) -> Group:
+    """The facts for a rich console."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    lengths = facts["tokens_per_document"]
+    rows = {
+        "documents": f"{facts['documents']:,} ({facts['empty_documents']:,} empty)",
+        "tokens": f"{facts['tokens']:,} as {facts['dtype']}, {facts['bytes']['bin']:,} bytes",
+        "a document": lengths
+        and f"{lengths['least']:,} to {lengths['most']:,} tokens, median {lengths['median']:,.0f}",
+        "tokenizer": facts["tokenizer"]
+        and "{kind}, size {size}, eod {eod}, bos {bos}".format(**facts["tokenizer"]),
+        "found at": facts["tokenizer_at"] or "not found: give --tokenizer to see text",
+        "text": facts["text_bytes"] and f"{facts['text_bytes']:,} bytes",
+        "from": ", ".join(source["path"] for source in facts["sources"] or []),
+        "lineage": "record ids" if facts["record_ids"] else "no record ids",
+        "faults": "; ".join(facts["faults"]) or "none" + (", digests equal" * facts["verified"]),
+    }
+    for name, text in rows.items():
+        table.add_row(name, escape(str(text or "unknown")))
+    return Group(f"[bold]{escape(facts['prefix'])}[/]", table, *map(_document, facts["shown"]))
+
+
+def _document(facts: dict[str, Any]) -> Group:
+    end = {True: ", ends with EOD", False: ", does not end with EOD", None: ""}
+    named = f" {facts['id']}" if facts["id"] is not None else ""
+    title = f"document {facts['document']}{named}: {facts['tokens']:,} tokens"
+    head = f"\n[bold]{escape(title + end[facts['ends_with_eod']])}[/]"
+    if "ids" not in facts:
+        text = facts["text"]
+        if text is not None and len(text) > TEXT_CHARACTERS:
+            text = f"{text[:TEXT_CHARACTERS]} … ({len(text) - TEXT_CHARACTERS:,} characters more)"
+        return Group(head, escape(text if text is not None else "(no tokenizer, no text)"))
+    table = Table("token", "id", *["text"] * (facts["pieces"] is not None))
+    roles = facts.get("roles")
+    if roles:
+        table.add_column("role")
+    for place, identity in enumerate(facts["ids"]):
+        cells = [str(place), str(identity)]
+        if facts["pieces"] is not None:
+            cells.append(escape(repr(facts["pieces"][place])[1:-1]))
+        table.add_row(*cells, *([roles[place]] if roles else []))
+    return Group(head, table)
