@@ -82,7 +82,6 @@ def open_device(grid: Grid, seed: int, *, timeout_minutes: float = 30.0) -> Iter
         rank=rank,
         world_size=world,
         timeout=datetime.timedelta(minutes=timeout_minutes),
-        device_id=torch_device if kind == "cuda" else None,
     )
     try:
         with _grid_laid(grid, timeout_minutes):
