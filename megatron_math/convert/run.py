@@ -9,7 +9,6 @@ from pathlib import Path
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import sha256_file, write_json
-from megatron_math.base.log import log
 from megatron_math.base.road import Road
 from megatron_math.base.stage import Stage, StageInput
 from megatron_math.checkpoint.folders import (
@@ -45,7 +44,6 @@ def run_base(road: Road) -> Stage:
         seed=road.seed,
     )
     if stage.is_done():
-        log.info("00_base is up to date: %s", stage.folder)
         return stage
     stage.begin()
     folder = stage.folder
@@ -123,7 +121,6 @@ def run_export(road: Road) -> Stage:
         seed=road.seed,
     )
     if stage.is_done():
-        log.info("60_export is up to date: %s", stage.folder)
         return stage
     stage.begin()
     from megatron_math.convert.export_hf import export_hf

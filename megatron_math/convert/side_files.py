@@ -152,10 +152,9 @@ def _dtype_of(hf_config: dict[str, Any]) -> str | None:
 
 
 def _check_size(tokenizer: Tokenizer, config: ModelConfig) -> None:
-    highest = max(tokenizer.eod_id, tokenizer.bos_id or 0)
-    if highest >= config.vocab_size:
+    if tokenizer.size > config.vocab_size:
         raise UserError(
-            f"the tokenizer's special id {highest} is outside the model's vocabulary of "
+            f"the tokenizer has {tokenizer.size} ids and the model a vocabulary of "
             f"{config.vocab_size}; give the tokenizer that the model was trained with"
         )
 
