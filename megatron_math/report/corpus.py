@@ -19,7 +19,8 @@ def read_synthesis(folder: Path) -> dict[str, Any]:
     """Counts of the problems written for training and held out, and of those refused."""
     stats = read_json(folder / "stats.json")
     heldout = stats.get("heldout") or {}
-    levels = {**(stats.get("by_level") or {}), **(heldout.get("by_level") or {})}
+    written = {"problems": stats.get("by_level"), "heldout": heldout.get("by_level")}
+    levels = {level for counts in written.values() for level in counts or {}}
     return {
         "problems": stats.get("problems"),
         "mean_words": stats.get("mean_words"),
@@ -28,10 +29,10 @@ def read_synthesis(folder: Path) -> dict[str, Any]:
         "texts_in_training": (stats.get("written") or {}).get("texts_in_training"),
         "refused": stats.get("draws_rejected") or {},
         "levels": [
-            {
-                "level": level,
-                "problems": (stats.get("by_level") or {}).get(level),
-                "heldout": (heldout.get("by_level") or {}).get(level),
+            {"level": level}
+            | {
+                kind: None if counts is None else counts.get(level, 0)
+                for kind, counts in written.items()
             }
             for level in sorted(levels)
         ],

@@ -48,10 +48,8 @@ def large(value: float) -> str:
 
 
 def small(value: float) -> str:
-    """Two digits behind the first one: 3.00e-04, 0.813, 12.4."""
-    if value == 0 or 0.01 <= abs(value) < 1000:
-        return f"{value:.3g}"
-    return f"{value:.2e}"
+    """Three digits, with a power of ten where there are many zeros: 6.68e-06, 0.813, 12.4."""
+    return f"{value:.3g}"
 
 
 def duration(value: float) -> str:

@@ -235,6 +235,21 @@ def test_stages_not_on_the_road_are_left_out(tmp_path: Path) -> None:
     assert data_of(road)["synthesis"] is None
 
 
+def test_no_problem_of_a_level_is_a_count_and_no_table_is_missing(road: Road) -> None:
+    """A level that no held-out problem has counts 0; a table that nobody wrote is missing."""
+    path = road.folder("10_synthesize") / "stats.json"
+    stats = read_json(path)
+    write_json(path, stats | {"heldout": {"problems": 0, "by_level": {}}})
+    run(road)
+    levels = data_of(road)["synthesis"]["levels"]
+    assert [row["heldout"] for row in levels] == [0, 0, 0]
+    write_json(path, stats | {"heldout": {"problems": 0}})
+    (road.folder("80_report") / "DONE").unlink()
+    run(road)
+    levels = data_of(road)["synthesis"]["levels"]
+    assert [row["heldout"] for row in levels] == [None, None, None]
+
+
 def test_a_road_without_a_finished_stage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no finished stage to report on"):
         run(write_road(tmp_path))
