@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("yaml", help="the road file")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
     parser.add_argument("--runs", default="runs", help="folder of run folders (default: runs)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     rank = (launched_ranks() or (0, 1, 0))[0]
     set_up_logging(rank=rank)
     try:

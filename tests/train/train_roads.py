@@ -1,0 +1,104 @@
+"""A prepared road (HF checkpoint, index, blend, all done) that training tests copy and train."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from megatron_math.base.road import Road
+from megatron_math.pipeline import run_road
+
+ROAD = {
+    "name": "road",
+    "seed": 7,
+    "synthesize": {"problems": 1200, "heldout": 20},
+    "index": {
+        "tokenizer": {"train": {"vocab_size": 500}},
+        "sources": {
+            "problems": {"stage": "10_synthesize", "file": "problems.jsonl"},
+            "general": {"path": "general.jsonl"},
+        },
+    },
+    "blend": {
+        "sequence_length": 64,
+        "tokens": 20 * 8 * 64,
+        "mix": {"general": {"share": 4}, "problems": {"share": 6, "pack": "whole"}},
+    },
+    "precision": {"dtype": "fp32"},
+    "train": {
+        "global_batch_size": 8,
+        "micro_batch_size": 2,
+        "lr": 1e-3,
+        "schedule": "constant",
+        "warmup_share": 0.1,
+        "validation_interval": 10,
+        "validation_samples": 8,
+        "tensorboard": False,
+    },
+    "checkpoint": {"interval": 1000},
+}
+
+
+def save_hf_llama(folder: Path, *, vocab_size: int = 500) -> None:
+    """A random Llama of 4 layers with grouped queries; its vocabulary needs padding."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=160, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=vocab_size, max_position_embeddings=128,
+        tie_word_embeddings=False, initializer_range=0.05,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def write_general(path: Path) -> None:
+    """Plain English: docstrings of modules that every Python has."""
+    import argparse
+    import inspect
+    import logging
+    import textwrap
+    import threading
+
+    texts = [
+        doc
+        for module in (argparse, inspect, logging, textwrap, threading)
+        for name in sorted(vars(module))
+        if (doc := inspect.getdoc(vars(module)[name])) and len(doc) > 60
+    ]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in dict.fromkeys(texts)))
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with road.yaml and runs/road/{00_base, 10_.., 30_.., 40_blend}, all done."""
+    folder = tmp_path_factory.mktemp("prepared")
+    save_hf_llama(folder / "hf")
+    write_general(folder / "general.jsonl")
+    road = json.loads(json.dumps(ROAD))
+    road["base"] = {"hf": str(folder / "hf")}
+    road["index"]["sources"]["general"]["path"] = str(folder / "general.jsonl")
+    (folder / "road.yaml").write_text(yaml.safe_dump(road))
+    run_road(Road.load(folder / "road.yaml", runs=folder / "runs"), last="blend")
+    return folder
+
+
+@pytest.fixture
+def copy_of(prepared: Path, tmp_path: Path):
+    """copy_of(name, *overrides) -> a Road of its own with everything up to the blend done."""
+
+    def copy(name: str, *overrides: str) -> Road:
+        runs = tmp_path / name
+        shutil.copytree(prepared / "runs", runs, symlinks=True)
+        return Road.load(prepared / "road.yaml", overrides, runs)
+
+    return copy
+
+
+def metrics(road: Road, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    lines = (road.folder("50_train") / name).read_text().splitlines()
+    return [json.loads(line) for line in lines]
