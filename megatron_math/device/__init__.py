@@ -10,3 +10,7 @@ import warnings
 # Importing megatron-core without Transformer Engine and Apex warns eight times over; which kernels
 # run is said once, by `model.build.choose_spec`.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.core(\.|$)")
+# torch's notes to the authors of megatron-core about names that it calls.
+warnings.filterwarnings(
+    "ignore", category=FutureWarning, module=r"(megatron\.core|torch\.distributed)(\.|$)"
+)

@@ -17,10 +17,14 @@ class Grid(Section):
 
     tensor: int = Field(default=1, ge=1, description="ways each matrix is cut")
     pipeline: int = Field(default=1, ge=1, description="ways the stack of layers is cut")
-    virtual: int = Field(default=1, ge=1, description="layer chunks per pipeline stage (interleaving)")
+    virtual: int = Field(
+        default=1, ge=1, description="layer chunks per pipeline stage (interleaving)"
+    )
     context: int = Field(default=1, ge=1, description="ways the sequence is cut")
     expert: int = Field(default=1, ge=1, description="ways the experts are cut")
-    sequence: bool = Field(default=False, description="cut norms and dropouts along the sequence, too")
+    sequence: bool = Field(
+        default=False, description="cut norms and dropouts along the sequence, too"
+    )
 
     @model_validator(mode="after")
     def _no_idle_axis(self) -> Self:
