@@ -22,9 +22,10 @@ NUM_ROWS, NUM_TOKENS = 2, 64
 FP32_TOLERANCE = 1e-4
 """Largest absolute difference of any two logits, computed in fp32 from the same weights."""
 
-RELATIVE_TOLERANCE = {torch.bfloat16: 0.03, torch.float16: 0.004}
-"""For logits computed in a shorter type: a share of the largest reference logit. One rounding of
-bfloat16 is 0.004, of float16 0.0005 of a value; a few of them add up along the layers."""
+RELATIVE_TOLERANCE = {torch.bfloat16: 0.1, torch.float16: 0.015}
+"""For logits computed in a shorter type: a share of the largest reference logit. Measured with two
+layers (2026-11-21): 0.028 and 0.004 where biases are rounded once more than in transformers, 0
+elsewhere, and 0.75 with query and key of one layer exchanged."""
 
 
 def receipt_tokens(config: ModelConfig) -> torch.Tensor:
