@@ -14,9 +14,9 @@ from megatron_math.evaluate.grade import PROTOCOL, judge
 from megatron_math.evaluate.predictions import append_predictions, keep_whole_blocks
 
 PREDICTIONS = "predictions.jsonl"
-# Prompts of about equal length are found within a block, so it is several batches long; a kill
-# costs at most a block.
-BLOCK_BATCHES = 4
+# A kill costs at most a block. Prompts of about equal length are put together within a block, so it
+# is more than one batch; two, since 512 rows of a slow model are minutes of work.
+BLOCK_BATCHES = 2
 
 
 @dataclass(frozen=True)

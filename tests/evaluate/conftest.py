@@ -76,7 +76,7 @@ def finish(tmp_path: Path) -> Callable[[str, str], Path]:
 
 @pytest.fixture
 def road(tmp_path: Path, finish: Callable[[str, str], Path]) -> Road:
-    """Both models are there; 23 rows of three levels; blocks are 8 rows long."""
+    """Both models are there; 23 rows of three levels; blocks are 4 rows long."""
     rows = [
         {
             "id": f"sum-{i}",

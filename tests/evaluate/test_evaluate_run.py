@@ -17,7 +17,7 @@ from megatron_math.evaluate.grade import grade
 from megatron_math.evaluate.run import run
 
 Script = Callable[[str], str]
-NUM_ROWS, BLOCK_ROWS = 23, 8  # of the fixture: 4 batches of 2 rows
+NUM_ROWS, BLOCK_ROWS = 23, 4  # of the fixture: 2 batches of 2 rows
 
 
 class Killed(Exception):  # noqa: N818
