@@ -23,17 +23,17 @@ SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test
 # Shorter docstrings are mostly one line such as "Return self.".
 MIN_CHARACTERS = 80
 
-Named = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+Defined = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def docstrings(node: ast.AST, name: str = "") -> Iterator[tuple[str, str]]:
     """(dotted name, cleaned docstring) of a parsed module and all that is defined in it."""
-    if isinstance(node, Named):
+    if isinstance(node, ast.Module | Defined):
         text = ast.get_docstring(node, clean=False)
         if text is not None:
             yield name, inspect.cleandoc(text)
     for child in getattr(node, "body", []) + getattr(node, "orelse", []):
-        if isinstance(child, Named):
+        if isinstance(child, Defined):
             yield from docstrings(child, f"{name}.{child.name}" if name else child.name)
         elif isinstance(child, ast.If | ast.Try | ast.With):
             yield from docstrings(child, name)
