@@ -28,6 +28,9 @@ RESERVED_SHARE = 1 / 20
 # About 1 draw in 10 is unusable for levels 1 and 2, 1 in 2 for level 3; a level that fails this
 # often has no more texts to give.
 MAX_DRAWS = 2000
+# Held-out operands are looked for in one family this long, so that families with many of them do
+# not crowd out the others; a family without any (a single number has no pair) gives way.
+DRAWS_PER_FAMILY = 400
 
 
 def normal_form(text: str) -> str:
@@ -92,14 +95,16 @@ class Generator:
             for number in range(self.config.heldout):
                 seen = number < num_seen
                 rng = random.Random(f"{self.seed}/heldout/{level}/{number}")
-                for _ in range(MAX_DRAWS):
+                family = self._pick(rng, level)
+                for draw in range(1, MAX_DRAWS + 1):
                     if seen:
                         known = rng.choice(trained)
                         family = by_name[known.meta["family"]]
                         problem = family.write(rng, tuple(known.meta["operands"]))
                         fits = self._is_reserved(problem.text)
                     else:
-                        family = self._pick(rng, level)
+                        if draw % DRAWS_PER_FAMILY == 0:
+                            family = self._pick(rng, level)
                         problem = family.write(rng, family.draw(rng))
                         pairs = pairs_of(numbers_in(problem.text))
                         fits = any(pair in self.held_out for pair in pairs)

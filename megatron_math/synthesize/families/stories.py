@@ -4,37 +4,39 @@
 
 from megatron_math.synthesize.families.words import word_family
 
+# One step: short on purpose. A small model sees the same number of tokens in a run, so a text of
+# half the length is twice as many problems.
 _ADD = (
-    "{A} has {a} {things} and gets {b} more. How many {things} does {A} have now?",
-    "{A} has {a} {things} and {B} has {b} {things}. How many {things} do they have together?",
-    "There are {a} {things} in a box. {A} puts {b} more in. How many {things} are in the box?",
-    "{A} buys {a} {things} and then {b} more. How many {things} does {A} buy in all?",
-    "{A} finds {a} {things}. {B} finds {b} more than {A}. How many {things} does {B} find?",
-    "{A} sees {a} red {things} and {b} blue {things}. How many {things} does {A} see in all?",
+    "{A} has {a} {things} and gets {b} more. How many in all?",
+    "{A} has {a} {things} and {B} has {b}. How many together?",
+    "A box has {a} {things}. {A} adds {b}. How many are there now?",
+    "{A} buys {a} {things} and then {b} more. How many in all?",
+    "{A} finds {a} {things} and {B} finds {b}. How many together?",
+    "{A} sees {a} red and {b} blue {things}. How many in all?",
 )
 _SUBTRACT = (
-    "{A} has {a} {things} and gives {b} to {B}. How many {things} does {A} have left?",
-    "{A} has {a} {things} and loses {b} of them. How many {things} does {A} have left?",
-    "There are {a} {things} in a box. {A} takes {b} out. How many {things} are in the box?",
-    "{A} has {a} {things}. {B} has {b} fewer than {A}. How many {things} does {B} have?",
-    "{A} needs {a} {things} and has {b}. How many more {things} does {A} need?",
-    "{A} had {a} {things} and sold {b}. How many {things} are left?",
+    "{A} has {a} {things} and gives {b} to {B}. How many are left?",
+    "{A} has {a} {things} and loses {b}. How many are left?",
+    "A box has {a} {things}. {A} takes {b}. How many are left?",
+    "{A} has {a} {things}. {B} has {b} fewer. How many has {B}?",
+    "{A} needs {a} {things} and has {b}. How many are missing?",
+    "{A} had {a} {things} and sold {b}. How many are left?",
 )
 _MULTIPLY = (
-    "{A} has {a} boxes with {b} {things} in each box. How many {things} does {A} have?",
-    "There are {a} bags with {b} {things} each. How many {things} are there in all?",
-    "{A} buys {a} packs of {b} {things}. How many {things} does {A} buy?",
-    "{A} fills {a} rows with {b} {things} in each row. How many {things} are there?",
-    "{A} gets {a} {things} every day for {b} days. How many {things} does {A} get?",
-    "Each of {a} friends brings {b} {things}. How many {things} do they bring in all?",
+    "{A} has {a} boxes with {b} {things} each. How many in all?",
+    "{A} buys {a} packs of {b} {things}. How many in all?",
+    "{A} fills {a} rows with {b} {things} each. How many in all?",
+    "There are {a} bags of {b} {things}. How many in all?",
+    "{A} gets {a} {things} a day for {b} days. How many in all?",
+    "{A} and friends, {a} in all, bring {b} {things} each. How many?",
 )
 _DIVIDE = (
-    "{A} shares {a} {things} equally among {b} friends. How many {things} does each friend get?",
-    "{A} puts {a} {things} into {b} boxes, the same in each. How many {things} are in each box?",
-    "{A} packs {a} {things} into bags of {b}. How many bags does {A} fill?",
-    "There are {a} {things} in {b} equal rows. How many {things} are in each row?",
-    "{A} uses {b} {things} every day and has {a} {things}. For how many days do they last?",
-    "{a} {things} are split into {b} equal groups. How many {things} are in each group?",
+    "{A} shares {a} {things} among {b} friends. How many for each?",
+    "{A} puts {a} {things} into {b} boxes. How many in each?",
+    "{A} packs {a} {things} into bags of {b}. How many bags?",
+    "{A} lays {a} {things} in {b} rows. How many in each?",
+    "{A} uses {b} of {a} {things} a day. How many days?",
+    "{A} splits {a} {things} into {b} piles. How many in each?",
 )
 _LITTLE, _TENS, _TABLE = (2, 20), (10, 99), (2, 12)
 
