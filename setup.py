@@ -1,4 +1,4 @@
-"""Compiles csrc/ into megatron_math._native; everything else about the package is in pyproject.toml."""
+"""Compiles csrc/ into megatron_math._native; all else about the package is in pyproject.toml."""
 
 from glob import glob
 
@@ -10,6 +10,7 @@ setup(
         Pybind11Extension(
             "megatron_math._native",
             sorted(glob("csrc/*.cpp")),
+            depends=glob("csrc/*.h"),
             cxx_std=17,
             # No -march=native: a wheel built on the login node must run on every compute node.
             extra_compile_args=["-O3", "-Wall", "-Wextra", "-fvisibility=hidden"],

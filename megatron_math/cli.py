@@ -21,6 +21,7 @@ from megatron_math.base.errors import (
 )
 from megatron_math.base.log import log, set_up_logging
 from megatron_math.base.road import Road
+from megatron_math.inspect.app import app as inspect_app
 from megatron_math.pipeline import STAGES, announce_road, run_road, run_stage
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.add_typer(inspect_app, name="inspect")
 console = Console()
 
 RoadFile = Annotated[Path, typer.Argument(metavar="ROAD.yaml", help="the road file")]

@@ -154,7 +154,7 @@ def train_rank(road: Road, order: Order) -> None:
                 num_iterations=feed.num_iterations,
                 name=road.name,
             )
-        trainee = Trainee(models, optimizer, feed, device, order.model.vocab_size)
+        trainee = Trainee(models, optimizer, feed, device)
         finished = train_loop(
             Run(
                 trainee=trainee,

@@ -25,7 +25,6 @@ class Trainee:
     optimizer: Any
     feed: Feed
     device: Device
-    vocab_size: int
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,7 @@ def _run(
     trainee: Trainee, microbatches: list[MicroBatch], *, forward_only: bool
 ) -> torch.Tensor | None:
     """Forward (and backward) over the micro-batches; the summed report on the last stage."""
-    forward_step = partial(
-        _forward_step, vocab_size=trainee.vocab_size, num_sources=len(trainee.feed.sources)
-    )
+    forward_step = partial(_forward_step, num_sources=len(trainee.feed.sources))
     iterators = [iter(microbatches) for _ in trainee.models]
     reports = get_forward_backward_func()(
         forward_step_func=forward_step,
@@ -89,16 +86,16 @@ def _run(
 
 
 def _forward_step(
-    data_iterator: Iterator[MicroBatch], model: Any, *, vocab_size: int, num_sources: int
+    data_iterator: Iterator[MicroBatch], model: Any, *, num_sources: int
 ) -> tuple[torch.Tensor, Any]:
     batch = next(data_iterator)
-    output = model(batch.tokens_BS, batch.position_ids_BS, batch.document_ids_BS)
+    output = model(
+        batch.tokens_BS, batch.position_ids_BS, batch.document_ids_BS, labels=batch.labels_BS
+    )
     loss = partial(
         next_token_loss,
-        labels_BS=batch.labels_BS,
         loss_mask_BS=batch.loss_mask_BS,
         source_B=batch.source_B,
-        vocab_size=vocab_size,
         num_sources=num_sources,
     )
     return output, loss
