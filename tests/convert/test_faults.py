@@ -127,6 +127,18 @@ def test_a_crash_inside_the_save_leaves_nothing(hf_folder, tmp_path, monkeypatch
     assert not (tmp_path / "core").exists()
 
 
+def test_what_killed_conversions_left_is_swept(hf_folder, tmp_path):
+    source = hf_folder("llama2")
+    for leftover in (tmp_path / "core" / ".release.tmp.1", tmp_path / ".back.tmp.1"):
+        leftover.mkdir(parents=True)
+        (leftover / "half").write_text("")
+    settings = ConvertConfig()
+    import_hf.import_hf(source, tmp_path / "core", settings=settings)
+    convert_folder(tmp_path / "core", tmp_path / "back")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "core", "hf"]
+    assert not (tmp_path / "core" / ".release.tmp.1").exists()
+
+
 def test_a_checkpoint_of_another_model_is_refused(hf_folder, tmp_path):
     convert_folder(hf_folder("llama2"), tmp_path / "core")
     release = tmp_path / "core" / "release"
