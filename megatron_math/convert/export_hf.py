@@ -57,8 +57,9 @@ def export_hf(
     dtype = checkpoint_dtype(checkpoint.folder)
     compute_dtype = receipt_dtype(dtype, settings.receipt_dtype, config)
     tokens_BS = receipt_tokens(config)
+    for leftover in target.parent.glob(f".{target.name}.tmp.*"):  # of a killed conversion
+        shutil.rmtree(leftover)
     temporary = target.with_name(f".{target.name}.tmp.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         if tokenizer is None:
@@ -69,9 +70,10 @@ def export_hf(
             load_weights([model], checkpoint.folder)
             _write_weights(model, config, dtype, temporary, settings.max_shard_bytes)
             ours_BSV = core_logits(model.to(compute_dtype), tokens_BS, config.vocab_size)
+            device = next(model.parameters()).device
         del model
         gc.collect()  # one model in memory at a time
-        reference_BSV = transformers_logits(temporary, tokens_BS, compute_dtype)
+        reference_BSV = transformers_logits(temporary, tokens_BS, compute_dtype, device)
         receipt = compare_logits(ours_BSV, reference_BSV, tokens_BS, compute_dtype)
         receipt |= {"direction": "core to hf", "weights": DTYPE_NAMES[dtype]}
         refuse_difference(receipt, f"the export of {checkpoint.folder}")

@@ -15,7 +15,7 @@ import torch
 
 from megatron_math.base.files import write_json
 from megatron_math.base.log import log
-from megatron_math.checkpoint.folders import publish, temporary_folder
+from megatron_math.checkpoint.folders import publish, sweep, temporary_folder
 from megatron_math.checkpoint.state import save_weights
 from megatron_math.convert.config import ConvertConfig
 from megatron_math.convert.core_model import core_logits, fill_from_hf, open_model, zero_padding
@@ -59,9 +59,10 @@ def import_hf(
             fill_from_hf(model, hf, table)
             save_weights([model], temporary)
             ours_BSV = core_logits(model.to(compute_dtype), tokens_BS, hf.config.vocab_size)
+            device = next(model.parameters()).device
         del model
         gc.collect()  # one model in memory at a time
-        reference_BSV = transformers_logits(source, tokens_BS, compute_dtype)
+        reference_BSV = transformers_logits(source, tokens_BS, compute_dtype, device)
         receipt = compare_logits(ours_BSV, reference_BSV, tokens_BS, compute_dtype)
         receipt |= {"direction": "hf to core", "weights": DTYPE_NAMES[hf.dtype]}
         refuse_difference(receipt, f"the import of {source}")
@@ -87,6 +88,7 @@ def fresh_weights(config: ModelConfig, save: Path, *, seed: int) -> None:
 def _release_folder(save: Path) -> Iterator[Path]:
     """A folder that becomes `<save>/release` if the block ends well, and vanishes if not."""
     existed = save.is_dir()
+    sweep(save)  # what a killed conversion left
     temporary = temporary_folder(save, None)
     try:
         yield temporary

@@ -62,14 +62,20 @@ def _available_bytes() -> int | None:
 
 
 @torch.no_grad()
-def transformers_logits(folder: Path, tokens_BS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Logits [B, S, V] of the folder's model as transformers computes them, fp32 on the CPU."""
+def transformers_logits(
+    folder: Path, tokens_BS: torch.Tensor, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Logits [B, S, V] of the folder's model as transformers computes them, fp32 on the CPU.
+
+    device: where ours were computed, so that both meet the same matrix kernels.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    return model.eval()(tokens_BS, use_cache=False).logits.float()
+    logits_BSV = model.to(device).eval()(tokens_BS.to(device), use_cache=False).logits
+    return logits_BSV.float().cpu()
 
 
 def compare_logits(

@@ -8,9 +8,12 @@ activations, rotary positions, softmax, and recomputation. Torch-free.
 
 from __future__ import annotations
 
-from typing import Literal
+from __future__ import annotations
 
-from megatron_math.model.config import ModelConfig
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # the configuration offers this count as a method
+    from megatron_math.model.config import ModelConfig
 
 AttentionCount = Literal["half", "full"]
 
