@@ -8,8 +8,6 @@ activations, rotary positions, softmax, and recomputation. Torch-free.
 
 from __future__ import annotations
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # the configuration offers this count as a method
