@@ -88,7 +88,6 @@ def read_row(index: IndexedDocuments, pieces: Sequence[Piece], reading: Reading)
     if reading.attend_across:
         ids = np.where(filled, 0, ids + 1).astype(np.int32)
         positions = np.arange(num_slots)
-    counts &= filled
     counts[1:] &= filled[:-1] & (ids[1:] == ids[:-1])
     return Row(
         tokens[:-1],

@@ -136,6 +136,14 @@ def test_the_probe_sees_size_head_middle_and_tail(tmp_path):
     assert probe([path]) != first
 
 
+def test_the_probe_tells_sizes_apart_where_all_bytes_are_equal(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(bytes(10**6))
+    first = probe([path])
+    path.write_bytes(bytes(10**6 + 4096))
+    assert probe([path]) != first
+
+
 def test_two_to_the_31_tokens_and_more(tmp_path):
     """A sparse .bin of 4.3 billion tokens: offsets beyond 32 bits are read right."""
     lengths = np.array([2**31 - 1, 2**31 - 1, 8], dtype=np.int64)

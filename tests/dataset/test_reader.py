@@ -87,6 +87,17 @@ def chunks(numbers, size):
     return [numbers[i : i + size] for i in range(0, len(numbers), size)]
 
 
+def test_counting_in_blocks_moves_no_sample(plan_of, monkeypatch):
+    plan = plan_of()
+    one_block = PlanReader(plan)
+    monkeypatch.setattr("megatron_math.dataset.reader.BLOCK_SAMPLES", 16)
+    many_blocks = PlanReader(plan)
+    numbers = range(one_block.num_samples)
+    located = [many_blocks.locate(n) for n in numbers]
+    monkeypatch.undo()
+    assert located == [one_block.locate(n) for n in numbers]
+
+
 def test_a_longer_run_has_the_same_first_samples(plan_of):
     short = PlanReader(plan_of(11_000, "short"))
     double = PlanReader(plan_of(22_000, "double"))
@@ -137,7 +148,8 @@ blend: {{sequence_length: 32, tokens: {tokens}, mix: {{a: {{share: 1, path: web}
     assert not np.array_equal(of_a[:10], of_b[:10])
 
 
-def test_the_cursor_counts_what_was_served(plan_of):
+def test_the_cursor_counts_what_was_served(plan_of, monkeypatch):
+    monkeypatch.setattr("megatron_math.dataset.reader.BLOCK_SAMPLES", 16)
     plan = plan_of()
     reader = PlanReader(plan, "cpt")
     batch = reader.batch(range(reader.num_samples))
