@@ -54,8 +54,9 @@ def numbers_in(text: str) -> list[int]:
     return [int(digits) for digits in re.findall(r"(?<![\w^])\d+", text)]
 
 
-def statements(solution: str) -> list[list[str]]:
-    """Chains of expressions that the text says are equal: "2/4 = 1/2" gives ["2/4", "1/2"].
+@functools.lru_cache(maxsize=1 << 16)  # one-step solutions repeat under many texts
+def statements(solution: str) -> tuple[tuple[str, ...], ...]:
+    """Chains of expressions that the text says are equal: "2/4 = 1/2" gives ("2/4", "1/2").
 
     A side with letters in it is left out, unless words merely lead up to an expression
     ("The area is 3 * 4 = 12"); a chain needs two neighbouring sides of numbers.
@@ -71,11 +72,11 @@ def statements(solution: str) -> list[list[str]]:
                 chain.append(expression)
                 continue
             if len(chain) > 1:
-                chains.append(chain)
+                chains.append(tuple(chain))
             chain = []
         if len(chain) > 1:
-            chains.append(chain)
-    return chains
+            chains.append(tuple(chain))
+    return tuple(chains)
 
 
 def _expression(side: str) -> str | None:

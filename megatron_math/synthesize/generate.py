@@ -7,6 +7,7 @@ problem has its own random stream: the first thousand of a million are the first
 thousand.
 """
 
+import functools
 import hashlib
 import random
 import re
@@ -33,6 +34,7 @@ MAX_DRAWS = 2000
 DRAWS_PER_FAMILY = 400
 
 
+@functools.lru_cache(maxsize=16)  # one text is asked about several times in a row
 def normal_form(text: str) -> str:
     """What two texts must share to count as the same: case, spacing and stops do not matter."""
     return " ".join(re.sub(r"[.,;:!?]", " ", text.casefold()).split())
