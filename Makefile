@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEMO := examples/00_quickstart_cpu
 
-.PHONY: setup demo test check soak bench clean
+.PHONY: setup demo test check clean
 
 setup: $(READY)
 

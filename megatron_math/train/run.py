@@ -26,6 +26,7 @@ from megatron_math.dataset.plan import Plan, load_plan
 from megatron_math.device.start import gpus_here, launched_ranks, start_processes
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.flops import training_flops_per_token
+from megatron_math.tokenizer import load_tokenizer
 from megatron_math.train.config import (
     CheckpointConfig,
     ParallelConfig,
@@ -238,18 +239,22 @@ def _refuse_other_run(order: Order) -> None:
 def _check_vocabulary(plan: Plan, model: ModelConfig, base: Path) -> None:
     """The plan's tokenizer must be the model's."""
     tokenizer = plan.tokenizer
+    if tokenizer is None:
+        log.warning("the indexes have no sidecars: whether their tokenizer fits is not known")
+        return
     if tokenizer["size"] > model.vocab_size:
         raise UserError(
             f"the indexes were made with a tokenizer of {tokenizer['size']} ids, and the model has "
             f"a vocabulary of {model.vocab_size}; index with the model's own tokenizer"
         )
-    own = base / "tokenizer" / "tokenizer_info.json"
-    if own.is_file() and read_json(own)["fingerprint"] != tokenizer["fingerprint"]:
-        raise UserError(
-            f"the indexes were made with another tokenizer (fingerprint "
-            f"{tokenizer['fingerprint'][:12]}) than the one of {base} "
-            f"({read_json(own)['fingerprint'][:12]}); index with tokenizer: base"
-        )
+    if (base / "tokenizer").is_dir():
+        own = load_tokenizer(base / "tokenizer").fingerprint
+        if own != tokenizer["fingerprint"]:
+            raise UserError(
+                f"the indexes were made with another tokenizer (fingerprint "
+                f"{tokenizer['fingerprint'][:12]}) than the one in {base} ({own[:12]}); "
+                f"index with tokenizer: base"
+            )
 
 
 def _check_cursor(expected: dict, found: dict, folder: Path) -> None:
