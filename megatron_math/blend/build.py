@@ -12,6 +12,7 @@ from megatron_math.blend.config import BlendStage, Leaf
 from megatron_math.blend.schedule import Schedule, cut_sizes, first_samples, schedule
 from megatron_math.blend.shares import Targets, quota_targets, share_targets
 from megatron_math.blend.sources import Source, common_tokenizer
+from megatron_math.dataset.cuts import STREAMS
 from megatron_math.dataset.plan import (
     PLAN_FORMAT,
     PLAN_VERSION,
@@ -19,7 +20,7 @@ from megatron_math.dataset.plan import (
     PlanSource,
     PlanStage,
 )
-from megatron_math.dataset.stream import STREAMS, Remainder, Stream, StreamSettings
+from megatron_math.dataset.stream import Remainder, Stream, StreamSettings
 
 Facts = dict[str, Any]
 

@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from megatron_math.base.errors import UserError
 from megatron_math.dataset.batch import Batch, Reading, Row, read_row
+from megatron_math.dataset.cuts import STREAMS
 from megatron_math.dataset.documents import IndexedDocuments
 from megatron_math.dataset.plan import Plan, PlanSource
 from megatron_math.dataset.split import Split, split_documents
-from megatron_math.dataset.stream import STREAMS, Remainder, Stream, StreamSettings
+from megatron_math.dataset.stream import Remainder, Stream, StreamSettings
 
 BLOCK_SAMPLES = 4096
 CURSOR_FORMAT = "megatron-math data state"

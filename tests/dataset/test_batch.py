@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from written_indexes import counting_documents, write_index
 
 from megatron_math.dataset.batch import Reading, read_row
+from megatron_math.dataset.cuts import STREAMS
 from megatron_math.dataset.documents import IndexedDocuments
-from megatron_math.dataset.stream import STREAMS, Piece, StreamSettings
+from megatron_math.dataset.stream import Piece, StreamSettings
 
 PAD = 65_000
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_math.dataset.stream import STREAMS, StreamSettings
+from megatron_math.dataset.cuts import STREAMS
+from megatron_math.dataset.stream import StreamSettings
 
 lengths_lists = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
