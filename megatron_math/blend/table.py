@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
@@ -19,7 +20,7 @@ class BlendTable:
         return self.facts
 
     def render(self) -> Group:
-        """Renderables for a rich console."""
+        """Renderables for a rich console; `repeats` is of the most-repeated document."""
         parts: list[Any] = []
         for stage in self.facts["stages"]:
             parts += [_stage_table(stage), *_notes(stage)]
@@ -31,9 +32,9 @@ def _stage_table(stage: dict[str, Any]) -> Table:
         f"{stage['stage']}: {count(stage['tokens'])} tokens in {stage['samples']:,} samples of "
         f"{stage['sequence_length']:,}"
     )
-    table = Table(title=title, title_justify="left")
-    table.add_column("source")
-    for name in ("tokens", "used", "asked", "realised", "epochs", "most repeated", "padding"):
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("source", no_wrap=True)
+    for name in ("tokens", "used", "asked", "realised", "epochs", "repeats", "padding"):
         table.add_column(name, justify="right")
     for row in stage["sources"]:
         table.add_row(
