@@ -32,7 +32,7 @@ def _stage_table(stage: dict[str, Any]) -> Table:
         f"{stage['stage']}: {count(stage['tokens'])} tokens in {stage['samples']:,} samples of "
         f"{stage['sequence_length']:,}"
     )
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("source", no_wrap=True)
     for name in ("tokens", "used", "asked", "realised", "epochs", "repeats", "padding"):
         table.add_column(name, justify="right")
