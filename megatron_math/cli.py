@@ -4,9 +4,8 @@ import importlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 
@@ -14,7 +13,6 @@ from megatron_math.base.config import describe_section
 from megatron_math.base.errors import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
-    EXIT_FAILED,
     EXIT_STOPPED,
     StoppedOnRequest,
     UserError,
@@ -200,22 +198,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program; returns the exit code. Errors for people become one sentence."""
     set_up_logging()
     try:
-        result: Any = app(args=arguments, standalone_mode=False)
+        app(args=arguments)
     except UserError as error:
         sys.stderr.write(f"megatron-math: {error}\n")
         return EXIT_BAD_INPUT
     except StoppedOnRequest as stopped:
         log.info("%s", stopped)
         return EXIT_STOPPED
-    except click.exceptions.Exit as leaving:
-        return leaving.exit_code
-    except click.ClickException as error:
-        error.show()
-        return EXIT_BAD_INPUT
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        sys.stderr.write("megatron-math: interrupted; the same command continues\n")
-        return EXIT_FAILED
-    return result if isinstance(result, int) else EXIT_DONE
+    except SystemExit as leaving:  # how typer ends: 0, 2 for bad usage, or a rank's own code
+        return leaving.code if isinstance(leaving.code, int) else EXIT_DONE
+    return EXIT_DONE
 
 
 def program() -> None:

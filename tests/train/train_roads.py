@@ -37,6 +37,7 @@ ROAD = {
         "validation_interval": 10,
         "validation_samples": 8,
         "tensorboard": False,
+        "log_interval": 10,
     },
     "checkpoint": {"interval": 1000},
 }
