@@ -21,6 +21,10 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# examples/slurm on a real two-node SLURM on this machine; skips without slurm-wlm and munge.
+slurm: $(READY)
+	$(BIN)/python -m pytest -m slurm -rs tests/slurm
+
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

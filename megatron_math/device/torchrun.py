@@ -1,0 +1,43 @@
+"""torchrun for a batch system: hands SIGUSR1 on to the ranks, and gives back their 75.
+
+    python -m megatron_math.device.torchrun --nnodes=2 ... -m megatron_math.train run.yaml
+
+takes torchrun's own arguments and is torchrun, except in two things. SIGUSR1, which plain torchrun
+dies of, goes to the ranks; SLURM with proctrack/cgroup signals a task's first process only, so
+without this it never reaches them. And when they stopped on request the exit code is 75, where
+plain torchrun says 1 for every failure (both seen with torch 2.13, 2026-11-21).
+"""
+
+import contextlib
+import signal
+import sys
+from types import FrameType
+
+import psutil
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as torchrun
+
+from megatron_math.base.errors import EXIT_STOPPED
+
+
+def main() -> int:
+    """Run torchrun with this process's arguments. Returns 0 or 75; other failures raise."""
+    signal.signal(signal.SIGUSR1, _hand_on)
+    try:
+        torchrun()
+    except ChildFailedError as error:
+        if {failure.exitcode for failure in error.failures.values()} == {EXIT_STOPPED}:
+            return EXIT_STOPPED
+        raise
+    return 0
+
+
+def _hand_on(number: int, frame: FrameType | None) -> None:
+    """The ranks are torchrun's only children."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.send_signal(number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Our torchrun: USR1 reaches the ranks, 75 comes back, other failures stay failures."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from megatron_math.base.errors import EXIT_STOPPED
+
+WAITS = """
+    import os, signal, sys, time
+    from pathlib import Path
+    def on_signal(number, frame):
+        Path(sys.argv[1], "got" + os.environ["RANK"]).touch()
+        sys.exit(int(sys.argv[2]))
+    signal.signal(signal.SIGUSR1, on_signal)
+    name = sys.argv[1] + "/ready" + os.environ["RANK"]
+    Path(name + ".part").write_text(str(os.getpid()))
+    os.rename(name + ".part", name)
+    time.sleep(60)
+"""
+
+
+def start(module: str, folder: Path, code: int) -> subprocess.Popen[str]:
+    """Two ranks that wait for SIGUSR1 and then exit with `code`; returns when both are waiting."""
+    script = folder / "waits.py"
+    script.write_text(textwrap.dedent(WAITS))
+    command = [sys.executable, "-m", module, "--standalone", "--nproc-per-node=2", str(script)]
+    launcher = subprocess.Popen(
+        [*command, str(folder), str(code)],
+        stderr=subprocess.DEVNULL if module.startswith("torch.") else subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 60
+    while not all((folder / f"ready{rank}").exists() for rank in (0, 1)):
+        assert time.monotonic() < end, "the ranks never came"
+        time.sleep(0.05)
+    return launcher
+
+
+@pytest.mark.parametrize(("rank_code", "expected"), [(EXIT_STOPPED, EXIT_STOPPED), (3, 1)])
+def test_usr1_reaches_every_rank_and_only_75_is_75(tmp_path, rank_code, expected):
+    launcher = start("megatron_math.device.torchrun", tmp_path, rank_code)
+    launcher.send_signal(signal.SIGUSR1)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode == expected, said
+    assert (tmp_path / "got0").exists()
+    assert (tmp_path / "got1").exists()
+
+
+def test_plain_torchrun_dies_of_usr1_and_leaves_its_ranks_alone(tmp_path):
+    """Why the module is there. If this fails, torchrun has learnt it and the module may go."""
+    launcher = start("torch.distributed.run", tmp_path, EXIT_STOPPED)
+    launcher.send_signal(signal.SIGUSR1)
+    assert launcher.wait(timeout=60) == -signal.SIGUSR1
+    for rank in (0, 1):
+        assert not (tmp_path / f"got{rank}").exists()
+        os.kill(int((tmp_path / f"ready{rank}").read_text()), signal.SIGKILL)
+
+
+def test_plain_torchrun_calls_every_failure_1(tmp_path):
+    launcher = start("torch.distributed.run", tmp_path, EXIT_STOPPED)
+    for rank in (0, 1):
+        os.kill(int((tmp_path / f"ready{rank}").read_text()), signal.SIGUSR1)
+    assert launcher.wait(timeout=60) == 1
