@@ -9,6 +9,7 @@ plain torchrun says 1 for every failure (both seen with torch 2.13, 2026-11-21).
 """
 
 import contextlib
+import os
 import signal
 import sys
 from types import FrameType
@@ -26,15 +27,24 @@ def main() -> int:
     try:
         torchrun()
     except ChildFailedError as error:
-        if {failure.exitcode for failure in error.failures.values()} == {EXIT_STOPPED}:
+        # A rank that died of the signal was still loading, before it could catch it.
+        stopped = {EXIT_STOPPED, -signal.SIGUSR1}
+        if {failure.exitcode for failure in error.failures.values()} <= stopped:
             return EXIT_STOPPED
         raise
     return 0
 
 
 def _hand_on(number: int, frame: FrameType | None) -> None:
-    """The ranks are torchrun's only children."""
-    for child in psutil.Process().children():
+    """The ranks are torchrun's only children. None yet: nothing has begun that could be saved.
+
+    Python calls this only between two of its own instructions, so a torchrun that waits in the
+    rendezvous obeys once the other nodes have come.
+    """
+    ranks = psutil.Process().children()
+    if not ranks:
+        os._exit(EXIT_STOPPED)
+    for child in ranks:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.send_signal(number)
 

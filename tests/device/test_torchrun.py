@@ -17,7 +17,11 @@ WAITS = """
     from pathlib import Path
     def on_signal(number, frame):
         Path(sys.argv[1], "got" + os.environ["RANK"]).touch()
-        sys.exit(int(sys.argv[2]))
+        code = int(sys.argv[2])
+        if code < 0:
+            signal.signal(-code, signal.SIG_DFL)
+            os.kill(os.getpid(), -code)
+        sys.exit(code)
     signal.signal(signal.SIGUSR1, on_signal)
     name = sys.argv[1] + "/ready" + os.environ["RANK"]
     Path(name + ".part").write_text(str(os.getpid()))
@@ -43,7 +47,10 @@ def start(module: str, folder: Path, code: int) -> subprocess.Popen[str]:
     return launcher
 
 
-@pytest.mark.parametrize(("rank_code", "expected"), [(EXIT_STOPPED, EXIT_STOPPED), (3, 1)])
+@pytest.mark.parametrize(
+    ("rank_code", "expected"),
+    [(EXIT_STOPPED, EXIT_STOPPED), (-signal.SIGUSR1, EXIT_STOPPED), (3, 1)],
+)
 def test_usr1_reaches_every_rank_and_only_75_is_75(tmp_path, rank_code, expected):
     launcher = start("megatron_math.device.torchrun", tmp_path, rank_code)
     launcher.send_signal(signal.SIGUSR1)
@@ -51,6 +58,17 @@ def test_usr1_reaches_every_rank_and_only_75_is_75(tmp_path, rank_code, expected
     assert launcher.returncode == expected, said
     assert (tmp_path / "got0").exists()
     assert (tmp_path / "got1").exists()
+
+
+def test_usr1_before_there_are_ranks_stops_torchrun():
+    code = (
+        "import os, signal\n"
+        "from megatron_math.device.torchrun import _hand_on\n"
+        "signal.signal(signal.SIGUSR1, _hand_on)\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], timeout=60)
+    assert done.returncode == EXIT_STOPPED
 
 
 def test_plain_torchrun_dies_of_usr1_and_leaves_its_ranks_alone(tmp_path):
