@@ -17,7 +17,7 @@ import torch.distributed as dist
 from megatron_math.base.log import log
 from megatron_math.device.grid import Grid
 from megatron_math.device.on_cpu import patch_cpu
-from megatron_math.device.start import launched_ranks, rendezvous
+from megatron_math.device.start import bind_forks, launched_ranks, rendezvous
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def open_device(grid: Grid, seed: int, *, timeout_minutes: float = 30.0) -> Iter
     """
     rank, world, local_rank = launched_ranks() or (0, 1, 0)
     grid.data(world)  # before anything is opened
+    bind_forks()
     kind = device_kind()
     if kind == "cuda":
         torch_device = torch.device("cuda", local_rank % torch.cuda.device_count())

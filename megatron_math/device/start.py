@@ -5,6 +5,7 @@ Reads the launchers' environment variables; writes nothing.
 
 import contextlib
 import ctypes
+import functools
 import glob
 import os
 import random
@@ -163,6 +164,27 @@ def _die_with(parent: int):
             os._exit(128 + signal.SIGKILL)
 
     return in_child
+
+
+@functools.cache
+def bind_forks() -> None:
+    """From now on, processes that this one forks die with it, like those that it starts.
+
+    Core forks writers for every checkpoint. Without this a SIGKILL inside a save left them waiting
+    for their parent for ever, with its memory and its pipes (megatron-core 0.16.1, 2026-11-21).
+    """
+    libc = ctypes.CDLL(None)
+    forking = [0]
+
+    def before() -> None:
+        forking[0] = os.getpid()
+
+    def in_child() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != forking[0]:  # it died before the kernel knew
+            os._exit(128 + signal.SIGKILL)
+
+    os.register_at_fork(before=before, after_in_child=in_child)
 
 
 def _send(child: subprocess.Popen[bytes], number: int) -> None:

@@ -16,19 +16,19 @@ from megatron_math.train.config import TrainConfig
 
 
 class Metrics:
-    """Open for appending after `iteration` (0 at the start of a run)."""
+    """Open for appending; lines up to iteration `kept_to` stay, none with -1."""
 
     def __init__(
-        self, folder: Path, config: TrainConfig, *, iteration: int, num_iterations: int, name: str
+        self, folder: Path, config: TrainConfig, *, kept_to: int, num_iterations: int, name: str
     ) -> None:
         self.folder, self._num_iterations = folder, num_iterations
         self._log_interval = config.log_interval
         for file in ("metrics.jsonl", "validation.jsonl"):
-            cut_behind(folder / file, iteration)
+            cut_behind(folder / file, kept_to)
         self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         self._validation = open(folder / "validation.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         self._log = open(folder / "log.txt", "a", encoding="utf-8")  # noqa: SIM115
-        self._board = _open_tensorboard(folder, iteration) if config.tensorboard else None
+        self._board = _open_tensorboard(folder, kept_to) if config.tensorboard else None
         self._wandb = _open_wandb(folder, config, name) if config.wandb else None
 
     def step(self, row: dict[str, Any], *, global_batch_size: int) -> None:

@@ -151,7 +151,7 @@ def train_rank(road: Road, order: Order) -> None:
             metrics = Metrics(
                 order.stage.folder,
                 order.train,
-                iteration=progress.iteration,
+                kept_to=progress.iteration if newest else -1,
                 num_iterations=feed.num_iterations,
                 name=road.name,
             )
