@@ -17,6 +17,7 @@ demo: $(READY)
 	$(BIN)/python $(DEMO)/corpora.py runs/quickstart/corpora
 	$(BIN)/megatron-math run $(DEMO)/base.yaml
 	$(BIN)/megatron-math run $(DEMO)/cpt.yaml
+	@echo "read on: runs/quickstart/cpt/80_report/index.html"
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
