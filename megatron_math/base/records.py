@@ -100,14 +100,18 @@ def enumerate_rows(path: Path) -> Iterator[tuple[int, Any]]:
         return
     with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line.decode("utf-8"))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise UserError(
-                    f"{path}, line {number}: not a line of JSON ({error}); found {line[:60]!r}"
-                ) from None
+            if line.strip():
+                yield number, parse_line(line, path, number)
+
+
+def parse_line(line: bytes, path: Path, number: int) -> Any:
+    """One line of JSON. Raises UserError naming file and line."""
+    try:
+        return json.loads(line.decode("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}, line {number}: not a line of JSON ({error}); found {line[:60]!r}"
+        ) from None
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:

@@ -5,7 +5,6 @@ Reads .jsonl and .json (one object a line), the same with .gz or .zst behind, an
 
 import glob
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from megatron_math.base.errors import UserError
+from megatron_math.base.records import parse_line
 
 BLOCK_BYTES = 2_000_000  # of text; large enough that sending it costs nothing beside tokenizing
 BLOCK_ROWS = 2_048  # of parquet
@@ -37,14 +37,8 @@ class Block:
             yield from enumerate(self.lines, start=self.first_line)
             return
         for number, line in enumerate(self.lines.split(b"\n"), start=self.first_line):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line.decode("utf-8"))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise UserError(
-                    f"{self.path}, line {number}: not a line of JSON ({error}); found {line[:60]!r}"
-                ) from None
+            if line.strip():
+                yield number, parse_line(line, self.path, number)
 
 
 def find_files(patterns: str | list[str], what: str) -> list[Path]:
