@@ -7,6 +7,7 @@ a result (worker counts, batch sizes of inference) carries `LOCATION` and stays 
 import difflib
 import os
 import re
+import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -191,8 +192,11 @@ def describe_section(model: type[Section], where: str) -> str:
     lines = []
     for name, field in model.model_fields.items():
         default = "required" if field.is_required() else f"default {field.default!r}"
-        annotation = getattr(field.annotation, "__name__", None) or str(field.annotation)
-        kind = re.sub(r"(\w+\.)+(\w)", r"\2", annotation)
+        if typing.get_origin(field.annotation) is typing.Literal:
+            kind = " or ".join(map(str, typing.get_args(field.annotation)))
+        else:
+            annotation = getattr(field.annotation, "__name__", None) or str(field.annotation)
+            kind = re.sub(r"(\w+\.)+(\w)", r"\2", annotation)
         meaning = " ".join((field.description or "").split())
         lines.append(f"{where}.{field.alias or name}  ({kind}, {default})  {meaning}".rstrip())
     return "\n\n".join(lines)

@@ -26,6 +26,7 @@ class PrecisionConfig(Section):
     """fp32, or bf16 weights and activations with fp32 gradients and fp32 master weights."""
 
     dtype: Literal["fp32", "bf16"] = "bf16"
+    """Of weights and activations; gradients, moments and master weights are fp32 in both."""
     spec: Literal["auto", "torch", "te"] = "auto"
     """Layers of our own on plain torch, or Transformer Engine's; auto takes what is there."""
 
