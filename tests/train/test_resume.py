@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -61,8 +62,11 @@ def num_rows(road: Road) -> int:
     return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
-def train_with_kills(road: Road, seed: int) -> dict[str, int]:
-    """Kill once inside a save, the other times by a random timer once steps are made."""
+def train_with_kills(road: Road, seed: int, step_seconds: float) -> dict[str, int]:
+    """Kill once inside a save, the other times by a random timer once steps are made.
+
+    The timer is at most a dozen steps long, so that a fast machine, too, needs all the lives.
+    """
     generator, kills = random.Random(seed), {"inside a save": 0, "by timer": 0}
     while sum(kills.values()) < NUM_KILLS:
         process = start(road)
@@ -72,7 +76,7 @@ def train_with_kills(road: Road, seed: int) -> dict[str, int]:
         else:
             rows = num_rows(road)
             caught = wait_for(lambda seen=rows: num_rows(road) != seen, process)  # type: ignore[misc]
-            time.sleep(generator.uniform(0, 0.5))
+            time.sleep(generator.uniform(0, 12 * step_seconds))
             caught = caught and process.poll() is None
             kind = "by timer"
         if not caught:
@@ -120,7 +124,8 @@ def test_five_kills_change_nothing(layout: str, copy_of) -> None:
     assert process.returncode == 0, errors.decode()
 
     killed = copy_of("killed", *overrides)
-    kills = train_with_kills(killed, seed=len(layout))
+    step_seconds = statistics.median(row["elapsed_ms"] for row in metrics(unbroken)) / 1000
+    kills = train_with_kills(killed, seed=len(layout), step_seconds=step_seconds)
     assert kills == {"inside a save": 1, "by timer": NUM_KILLS - 1}
 
     assert differing(tensors(unbroken), tensors(killed)) == []
