@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from megatron_math.base.errors import UserError
 from megatron_math.dataset.plan import Plan
 from megatron_math.dataset.reader import PlanReader
 
@@ -48,12 +47,7 @@ class Feed:
         data_size: int,
         torch_device: torch.device,
     ) -> None:
-        if global_batch_size % (micro_batch_size * data_size):
-            raise UserError(
-                f"global_batch_size {global_batch_size} is not a multiple of micro_batch_size "
-                f"{micro_batch_size} x data-parallel replicas {data_size} = "
-                f"{micro_batch_size * data_size}; change one of the three"
-            )
+        assert global_batch_size % (micro_batch_size * data_size) == 0, "see run.check_batch"
         self.readers = [PlanReader(plan, stage=stage.name) for stage in plan.stages]
         self.sources = list(dict.fromkeys(name for r in self.readers for name in r.sources))
         self.global_batch_size = global_batch_size

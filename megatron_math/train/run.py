@@ -64,7 +64,10 @@ def run(road: Road) -> Stage:
     if order.stage.is_done():
         return order.stage
     _refuse_other_run(order)
-    if launched_ranks() is None:
+    launched = launched_ranks()
+    world = launched[1] if launched else _local_world(order.parallel)
+    check_batch(order.train, order.parallel.grid.data(world))
+    if launched is None:
         order.stage.begin()
         _start_ranks(road, order)
         return read_order(road).stage
@@ -216,14 +219,31 @@ def _add_files(order: Order, folder: Path) -> None:
 
 def _start_ranks(road: Road, order: Order) -> None:
     """Start the local processes of the layout and wait for them."""
-    grid = order.parallel.grid
-    data = order.parallel.replicas or max(1, gpus_here() // grid.model)
     command = [sys.executable, "-m", "megatron_math.train", str(road.yaml_path)]
-    code = start_processes([*command, "--runs", str(road.runs), *road.overrides], data * grid.model)
+    code = start_processes(
+        [*command, "--runs", str(road.runs), *road.overrides], _local_world(order.parallel)
+    )
     if code == EXIT_STOPPED:
         raise StoppedOnRequest("training stopped on request; the same command continues it")
     if code:
         raise SystemExit(code)  # the rank has said why
+
+
+def _local_world(parallel: ParallelConfig) -> int:
+    """Processes to start here: one copy of the model, times the replicas asked for or possible."""
+    model = parallel.grid.model
+    return model * (parallel.replicas or max(1, gpus_here() // model))
+
+
+def check_batch(train: TrainConfig, data_size: int) -> None:
+    """The global batch must be whole micro-batches on every replica. Raises UserError."""
+    rows = train.micro_batch_size * data_size
+    if train.global_batch_size % rows:
+        raise UserError(
+            f"global_batch_size {train.global_batch_size} is not a multiple of micro_batch_size "
+            f"{train.micro_batch_size} x data-parallel replicas {data_size} = {rows}; "
+            f"change one of the three"
+        )
 
 
 def _refuse_other_run(order: Order) -> None:
