@@ -7,6 +7,8 @@
 #include <memory>
 
 #include "blend_order.h"
+#include "epoch.h"
+#include "keyed_permutation.h"
 #include "pack_index.h"
 #include "permutation.h"
 #include "sample_index.h"
@@ -15,14 +17,18 @@ namespace py = pybind11;
 
 namespace {
 
+using Int32Array = py::array_t<int32_t, py::array::c_style>;
 using Int64Array = py::array_t<int64_t, py::array::c_style>;
 
-void require_axes(const Int64Array& array, int axes, const char* name) {
+void require_axes(const py::array& array, int axes, const char* name) {
   if (array.ndim() != axes) {
     throw std::invalid_argument(std::string(name) + " must have " + std::to_string(axes) +
                                 " axes, found " + std::to_string(array.ndim()));
   }
 }
+
+// An .idx does not align its sections: what comes from one is read through bytes.
+const char* bytes_of(const py::array& array) { return static_cast<const char*>(array.data()); }
 
 // Hands the vector's memory to NumPy without a copy; `columns` 0 makes a flat array.
 template <typename T>
@@ -33,6 +39,47 @@ py::array_t<T> to_array(std::vector<T>&& values, int64_t columns = 0) {
   py::capsule owner(owned.release(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
   if (columns == 0) return py::array_t<T>({count}, data, owner);
   return py::array_t<T>({count / columns, columns}, data, owner);
+}
+
+py::array_t<int64_t> permute(uint64_t key, int64_t num_items, int64_t first, int64_t count) {
+  order::check_positions(first, count, num_items);
+  py::array_t<int64_t> images(count);
+  {
+    int64_t* data = images.mutable_data();
+    py::gil_scoped_release release;
+    order::permute(key, num_items, first, count, data);
+  }
+  return images;
+}
+
+py::tuple epoch_documents(const Int32Array& lengths, uint64_t split_key, uint64_t epoch_key,
+                          int64_t num_held_out, int64_t first, int64_t count) {
+  require_axes(lengths, 1, "lengths");
+  const order::EpochDocuments epoch(bytes_of(lengths), lengths.size(), split_key, epoch_key,
+                                    num_held_out);
+  order::check_positions(first, count, epoch.num_positions());
+  py::array_t<int64_t> documents(count), tokens(count);
+  {
+    int64_t *document_data = documents.mutable_data(), *token_data = tokens.mutable_data();
+    py::gil_scoped_release release;
+    epoch.read(first, count, document_data, token_data);
+  }
+  return py::make_tuple(documents, tokens);
+}
+
+py::array_t<int64_t> segment_totals(const Int32Array& lengths, uint64_t split_key,
+                                    uint64_t epoch_key, int64_t num_held_out, int64_t align,
+                                    int64_t segment_documents, int64_t first_segment,
+                                    int64_t num_segments) {
+  require_axes(lengths, 1, "lengths");
+  const order::EpochDocuments epoch(bytes_of(lengths), lengths.size(), split_key, epoch_key,
+                                    num_held_out);
+  std::vector<int64_t> rows;
+  {
+    py::gil_scoped_release release;
+    rows = order::segment_totals(epoch, align, segment_documents, first_segment, num_segments);
+  }
+  return to_array(std::move(rows), 2);
 }
 
 py::array_t<int64_t> permutation(uint64_t key, int64_t num_items) {
@@ -106,6 +153,13 @@ py::tuple blend_order(const Int64Array& starts, const Int64Array& bases, const I
 }  // namespace
 
 void bind_order(py::module_& m) {
+  m.def("permute", &permute, py::arg("key"), py::arg("num_items"), py::arg("first"),
+        py::arg("count"));
+  m.def("epoch_documents", &epoch_documents, py::arg("lengths").noconvert(), py::arg("split_key"),
+        py::arg("epoch_key"), py::arg("num_held_out"), py::arg("first"), py::arg("count"));
+  m.def("segment_totals", &segment_totals, py::arg("lengths").noconvert(), py::arg("split_key"),
+        py::arg("epoch_key"), py::arg("num_held_out"), py::arg("align"),
+        py::arg("segment_documents"), py::arg("first_segment"), py::arg("num_segments"));
   m.def("permutation", &permutation, py::arg("key"), py::arg("num_items"));
   m.def("sample_index", &sample_index, py::arg("lengths").noconvert(), py::arg("sequence_length"),
         py::arg("stream_offset"));

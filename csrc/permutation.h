@@ -10,18 +10,12 @@
 #include <utility>
 #include <vector>
 
+#include "keyed_permutation.h"
+
 namespace order {
 
-inline uint64_t splitmix64(uint64_t key, uint64_t counter) {
-  uint64_t z = key + (counter + 1) * 0x9E3779B97F4A7C15ull;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  return z ^ (z >> 31);
-}
-
 inline std::vector<int64_t> permutation(uint64_t key, int64_t num_items) {
-  constexpr int64_t kMaxItems = int64_t{1} << 40;
-  if (num_items < 0 || num_items > kMaxItems) {
+  if (num_items < 0 || num_items > int64_t{1} << 40) {
     throw std::invalid_argument("num_items must be in [0, 2^40], found " +
                                 std::to_string(num_items));
   }

@@ -11,7 +11,61 @@ import numpy.typing as npt
 
 from megatron_math import _native  # type: ignore[attr-defined]
 
+Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
+
+
+def permute(key: int, num_items: int, first: int, count: int) -> Int64Array:
+    """p(first) .. p(first + count - 1) of the permutation of 0..num_items-1 that `key` names.
+
+    Computed point by point: a generalised Feistel network (Black and Rogaway 2002) with
+    cycle walking, for num_items in [1, 2^62]; see csrc/keyed_permutation.h.
+    """
+    return _native.permute(key, num_items, first, count)
+
+
+def epoch_documents(
+    lengths: Int32Array,
+    split_key: int,
+    epoch_key: int,
+    num_held_out: int,
+    first: int,
+    count: int,
+) -> tuple[Int64Array, Int64Array]:
+    """(documents [count], their lengths [count]) at positions first.. of an epoch.
+
+    lengths: tokens of every document of the index, as its .idx has them (any address).
+    Position p is document permute(split_key)(num_held_out + permute(epoch_key)(p)): the split's
+    first `num_held_out` positions are in no epoch. Empty documents come like others.
+    """
+    return _native.epoch_documents(lengths, split_key, epoch_key, num_held_out, first, count)
+
+
+def segment_totals(
+    lengths: Int32Array,
+    split_key: int,
+    epoch_key: int,
+    num_held_out: int,
+    align: int,
+    segment_documents: int,
+    first_segment: int,
+    num_segments: int,
+) -> Int64Array:
+    """[num_segments, 2]: tokens and slots of an epoch's segments from `first_segment` on.
+
+    Segment s is the positions s * segment_documents and on, the last one may be shorter. Slots are
+    the lengths, each rounded up to a multiple of `align`. Positions as in `epoch_documents`.
+    """
+    return _native.segment_totals(
+        lengths,
+        split_key,
+        epoch_key,
+        num_held_out,
+        align,
+        segment_documents,
+        first_segment,
+        num_segments,
+    )
 
 
 def permutation(key: int, num_items: int) -> Int64Array:

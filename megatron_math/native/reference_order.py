@@ -1,12 +1,106 @@
 """The order builders in plain NumPy and exact Python numbers: what csrc/order.cpp must equal."""
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
+Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
+MASK_32, MASK_64 = (1 << 32) - 1, (1 << 64) - 1
+
+
+def splitmix64(key: int, counter: int) -> int:
+    """Number `counter` of the sequence of Steele, Lea and Flood (2014) from state `key`."""
+    z = (key + (counter + 1) * 0x9E3779B97F4A7C15) & MASK_64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & MASK_64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & MASK_64
+    return z ^ (z >> 31)
+
+
+def permute(key: int, num_items: int, first: int, count: int) -> Int64Array:
+    """The whole network on each point, one half round after the other; see `order.permute`."""
+    _check_positions(first, count, num_items)
+    points = np.arange(first, first + count, dtype=np.int64)
+    return _permute_points(key, num_items, points)
+
+
+def _permute_points(key: int, num_items: int, points: Int64Array) -> Int64Array:
+    if not 1 <= num_items <= 1 << 62:
+        raise ValueError(f"num_items must be in [1, 2^62], found {num_items}")
+    rows = math.isqrt(num_items - 1) + 1
+    columns = -(-num_items // rows)
+    state = splitmix64(key, 0)
+    left, right = (part.astype(np.uint64) for part in np.divmod(points, columns))
+    for i in range(16 if num_items < 4096 else 6):
+        bits = splitmix64(state, i)
+        if i % 2 == 0:
+            left = (left + _round_value(right, bits, rows)) % np.uint64(rows)
+        else:
+            right = (right + _round_value(left, bits, columns)) % np.uint64(columns)
+    images = (left * np.uint64(columns) + right).astype(np.int64)
+    outside = images >= num_items
+    if outside.any():
+        images[outside] = _permute_points(key, num_items, images[outside])
+    return images
+
+
+def _round_value(values: npt.NDArray[np.uint64], bits: int, modulus: int) -> npt.NDArray[np.uint64]:
+    """A 32-bit hash of each value under 64 bits of round key, scaled to 0..modulus-1."""
+    mask = np.uint64(MASK_32)
+    h = values ^ np.uint64(bits & MASK_32)
+    h = (h ^ (h >> np.uint64(16))) * np.uint64(0x7FEB352D) & mask
+    h = (h ^ (h >> np.uint64(15))) + np.uint64(bits >> 32) & mask
+    h = h * np.uint64(0x846CA68B) & mask
+    return h * np.uint64(modulus) >> np.uint64(32)
+
+
+def epoch_documents(
+    lengths: Int32Array,
+    split_key: int,
+    epoch_key: int,
+    num_held_out: int,
+    first: int,
+    count: int,
+) -> tuple[Int64Array, Int64Array]:
+    """The split permutation behind the epoch's; see `order.epoch_documents`."""
+    if not 0 <= num_held_out < len(lengths):
+        raise ValueError(f"num_held_out {num_held_out} of {len(lengths)} documents")
+    training = permute(epoch_key, len(lengths) - num_held_out, first, count)
+    documents = _permute_points(split_key, len(lengths), num_held_out + training)
+    found = lengths[documents].astype(np.int64)
+    if (found < 0).any():
+        raise ValueError(f"a document has length {found.min()}")
+    return documents, found
+
+
+def segment_totals(
+    lengths: Int32Array,
+    split_key: int,
+    epoch_key: int,
+    num_held_out: int,
+    align: int,
+    segment_documents: int,
+    first_segment: int,
+    num_segments: int,
+) -> Int64Array:
+    """The sums of slices of the whole epoch; see `order.segment_totals`."""
+    if align < 1 or segment_documents < 1:
+        raise ValueError(f"align {align} and segment_documents {segment_documents} must be >= 1")
+    keys = (split_key, epoch_key, num_held_out)
+    found = epoch_documents(lengths, *keys, 0, len(lengths) - num_held_out)[1]
+    slots = -(-found // align) * align
+    begins = np.arange(0, len(found), segment_documents)
+    _check_positions(first_segment, num_segments, len(begins))
+    totals = np.stack([np.add.reduceat(part, begins) for part in (found, slots)], axis=1)
+    return totals[first_segment : first_segment + num_segments]
+
+
+def _check_positions(first: int, count: int, num_items: int) -> None:
+    if first < 0 or count < 0 or first + count > num_items:
+        raise ValueError(f"positions {first} and {count} on are not all among {num_items}")
 
 
 def permutation(key: int, num_items: int) -> Int64Array:
