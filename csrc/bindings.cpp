@@ -5,10 +5,14 @@
 namespace py = pybind11;
 
 void bind_index_writer(py::module_& m);
+void bind_json_lines(py::module_& m);
 void bind_order(py::module_& m);
+void bind_rows(py::module_& m);
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "C++ builders of megatron_math: index writer, sample, pack and blend orders.";
+  m.doc() = "C++ builders of megatron_math: index writer, orders, packs, rows of batches.";
   bind_index_writer(m);
+  bind_json_lines(m);
   bind_order(m);
+  bind_rows(m);
 }
