@@ -9,20 +9,26 @@
 #include <cstdio>
 #include <cstring>
 
-OutputFile::OutputFile(std::string final_path)
+OutputFile::OutputFile(std::string final_path, int64_t keep_bytes)
     : final_path_(std::move(final_path)), path_(final_path_ + ".partial") {
   buffer_.reserve(kBufferBytes);
-  open_locked();
+  try {
+    open_locked(keep_bytes);
+  } catch (...) {
+    release();  // the destructor does not run
+    throw;
+  }
 }
 
-OutputFile::~OutputFile() { abandon(); }
+OutputFile::~OutputFile() { leave(); }
 
-void OutputFile::open_locked() {
+void OutputFile::open_locked(int64_t keep_bytes) {
+  const int create = keep_bytes == kAfresh ? O_CREAT : 0;
   // The lock may be won on a file that its former owner has just renamed to the final name;
   // then the name no longer leads to this file, and truncating it would destroy a result.
   for (int attempt = 0; attempt < 10; ++attempt) {
-    descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (descriptor_ < 0) fail(errno, "cannot create the file");
+    descriptor_ = ::open(path_.c_str(), O_RDWR | create | O_CLOEXEC, 0644);
+    if (descriptor_ < 0) fail(errno, create ? "cannot create the file" : "cannot go on with it");
     const bool locked = ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0;
     const int code = errno;
     if (!locked && code == EWOULDBLOCK) {
@@ -34,14 +40,24 @@ void OutputFile::open_locked() {
     struct stat ours {}, named {};
     const bool same = ::fstat(descriptor_, &ours) == 0 && ::stat(path_.c_str(), &named) == 0 &&
                       ours.st_ino == named.st_ino && ours.st_dev == named.st_dev;
-    if (same) {
-      if (::ftruncate(descriptor_, 0) != 0) fail(errno, "cannot empty the file");
-      return;
-    }
+    if (same) return cut(keep_bytes);
     ::close(descriptor_);
     descriptor_ = -1;
   }
   fail(EAGAIN, "the file keeps being replaced by another process");
+}
+
+void OutputFile::cut(int64_t keep_bytes) {
+  const int64_t keep = keep_bytes == kAfresh ? 0 : keep_bytes;
+  kept_ = keep_bytes != kAfresh;
+  struct stat status {};
+  if (::fstat(descriptor_, &status) != 0) fail(errno, "cannot stat the file");
+  if (status.st_size < keep) {
+    fail(EINVAL, "the file holds " + std::to_string(status.st_size) + " bytes, but " +
+                     std::to_string(keep) + " were written before");
+  }
+  if (::ftruncate(descriptor_, static_cast<off_t>(keep)) != 0) fail(errno, "cannot cut the file");
+  num_bytes_ = num_written_ = static_cast<uint64_t>(keep);
 }
 
 void OutputFile::append(const void* data, std::size_t num_bytes) {
@@ -100,6 +116,12 @@ void OutputFile::sync() {
   }
 }
 
+void OutputFile::sync_data() const {
+  while (::fdatasync(descriptor_) != 0) {
+    if (errno != EINTR) fail(errno, "cannot fdatasync " + std::to_string(num_written_) + " bytes");
+  }
+}
+
 void OutputFile::rename() {
   if (std::rename(path_.c_str(), final_path_.c_str()) != 0) {
     fail(errno, "cannot rename the file to " + final_path_);
@@ -118,6 +140,19 @@ void OutputFile::abandon() noexcept {
   if (descriptor_ < 0) return;
   // Remove while the lock is still held, so that no other writer's file can be the one removed.
   if (!renamed_) ::unlink(path_.c_str());
+  release();
+}
+
+void OutputFile::leave() noexcept {
+  if (kept_) {
+    release();
+  } else {
+    abandon();
+  }
+}
+
+void OutputFile::release() noexcept {
+  if (descriptor_ < 0) return;
   ::close(descriptor_);
   descriptor_ = -1;
 }

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 CHUNK_BYTES = 1 << 20
+PIECE_BYTES = 1 << 26  # of sha256_64mib
 
 
 def fsync_folder(folder: Path) -> None:
@@ -65,6 +66,37 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_piece(path: Path, number: int) -> bytes:
+    """Digest of the file's bytes from 64 MiB x `number` on, 64 MiB at most; 32 bytes."""
+    digest, chunk = hashlib.sha256(), memoryview(bytearray(CHUNK_BYTES))
+    left = PIECE_BYTES
+    with open(path, "rb", buffering=0) as file:
+        file.seek(number * PIECE_BYTES)
+        while left and (got := file.readinto(chunk[: min(left, CHUNK_BYTES)])):
+            digest.update(chunk[:got])
+            left -= got
+    return digest.digest()
+
+
+def num_pieces(num_bytes: int) -> int:
+    """How many pieces of 64 MiB (the last one maybe shorter) make so many bytes."""
+    return -(-num_bytes // PIECE_BYTES)
+
+
+def sha256_of_pieces(pieces: Iterable[bytes]) -> str:
+    """sha256 of the digests of all 64 MiB pieces of a file, one after another.
+
+    Pieces may be digested in parallel and on different machines; the result is one.
+    """
+    return hashlib.sha256(b"".join(pieces)).hexdigest()
+
+
+def sha256_64mib(path: Path) -> str:
+    """The digest of a whole file by its pieces."""
+    count = num_pieces(path.stat().st_size)
+    return sha256_of_pieces(sha256_piece(path, number) for number in range(count))
 
 
 def sha256_json(value: Any) -> str:

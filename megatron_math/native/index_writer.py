@@ -27,16 +27,23 @@ class IndexWriter:
     """Writes documents in the order given; memory does not grow with their number.
 
     Every document is one sequence. As a context manager it removes its temporary files unless
-    `finish()` was called. A failed write leaves it unusable: abandon it.
+    `finish()` or `keep()` was called. A failed write leaves it unusable.
 
     Raises ValueError when an array's type, size or ids do not fit, OSError (path, bytes asked,
     reason) when the system refuses a write, BlockingIOError when another process is writing the
     same prefix.
     """
 
-    def __init__(self, prefix: Path | str, vocabulary_size: int) -> None:
-        """vocabulary_size: highest id + 1; it decides the dtype, and ids beyond it are refused."""
-        self._writer = _native.IndexWriter(str(prefix), vocabulary_size)
+    def __init__(
+        self, prefix: Path | str, vocabulary_size: int, after: tuple[int, int] | None = None
+    ) -> None:
+        """vocabulary_size: highest id + 1; it decides the dtype, and ids beyond it are refused.
+
+        after: (documents, tokens) of the temporary files that an earlier writer kept, to go on
+        behind them; what follows them is cut off. OSError when they hold less, ValueError or
+        RuntimeError when they are no such files.
+        """
+        self._writer = _native.IndexWriter(str(prefix), vocabulary_size, *(after or ()))
         self.dtype = np.dtype(self._writer.dtype)
 
     def add_documents(self, tokens: npt.NDArray, lengths: npt.NDArray[np.int32]) -> None:
@@ -50,9 +57,29 @@ class IndexWriter:
             raise ValueError(f"lengths must be a contiguous int32 array, found {lengths.dtype}")
         self._writer.add_documents(tokens, lengths)
 
+    def flush(self) -> None:
+        """Hand everything added so far to the system."""
+        self._writer.flush()
+
+    def sync_data(self) -> None:
+        """Wait until what was flushed is on the disk; another thread may add meanwhile."""
+        self._writer.sync_data()
+
+    def keep(self) -> None:
+        """From now on the temporary files stay, whatever happens, for a writer to go on with."""
+        self._writer.keep()
+
+    def complete(self) -> None:
+        """Write the rest of the index and fsync, still under the temporary names."""
+        self._writer.complete()
+
     def finish(self) -> None:
-        """Complete the index, fsync both files, give them their final names, fsync the folder."""
+        """Complete the index, give both files their final names, fsync the folder."""
         self._writer.finish()
+
+    def leave(self) -> None:
+        """Close the files; temporary ones go, unless they are to be kept."""
+        self._writer.leave()
 
     def abandon(self) -> None:
         """Remove the temporary files. No effect after `finish()`."""
@@ -75,4 +102,36 @@ class IndexWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.abandon()
+        self.leave()
+
+
+def frame_documents(
+    tokens: npt.NDArray[np.int32],
+    lengths: npt.NDArray[np.int32],
+    bos_id: int | None,
+    eod_id: int | None,
+    dtype: np.dtype,
+) -> tuple[npt.NDArray, npt.NDArray[np.int32]]:
+    """Put `bos_id` before and `eod_id` behind every document of flat `tokens`.
+
+    Returns (tokens as `dtype`: uint16 or int32; lengths). ValueError when the lengths do not sum
+    to len(tokens), or for an id that `dtype` cannot hold. Releases the interpreter lock.
+    """
+    bos, eod = (-1 if i is None else i for i in (bos_id, eod_id))
+    return _native.frame_documents(tokens, lengths, bos, eod, dtype == np.int32)
+
+
+def frame_roles(
+    roles: npt.NDArray[np.uint8],
+    lengths: npt.NDArray[np.int32],
+    has_bos: bool,
+    has_eod: bool,
+    *,
+    opening: int,
+    lonely: int,
+) -> npt.NDArray[np.uint8]:
+    """The roles of framed documents: BOS takes `opening`, EOD the role of the token before it.
+
+    lengths: before framing. lonely: role of an EOD that has no token before it.
+    """
+    return _native.frame_roles(roles, lengths, has_bos, has_eod, opening, lonely)

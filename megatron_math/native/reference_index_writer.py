@@ -57,3 +57,37 @@ class ReferenceIndexWriter:
             file.write(lengths.tobytes())
             file.write((ends_bytes - lengths * np.int64(self.dtype.itemsize)).tobytes())
             file.write(np.arange(num_documents + 1, dtype=np.int64).tobytes())
+
+
+def frame_documents(
+    tokens: npt.NDArray[np.int32],
+    lengths: npt.NDArray[np.int32],
+    bos_id: int | None,
+    eod_id: int | None,
+    dtype: np.dtype,
+) -> tuple[npt.NDArray, npt.NDArray[np.int32]]:
+    """Twin of `index_writer.frame_documents`."""
+    opening, ending = ([] if i is None else [i] for i in (bos_id, eod_id))
+    rows = [
+        [*opening, *document.tolist(), *ending]
+        for document in np.split(tokens, np.cumsum(lengths)[:-1])[: len(lengths)]
+    ]
+    flat = [token for row in rows for token in row]
+    return np.array(flat, dtype), np.array([len(row) for row in rows], np.int32)
+
+
+def frame_roles(
+    roles: npt.NDArray[np.uint8],
+    lengths: npt.NDArray[np.int32],
+    has_bos: bool,
+    has_eod: bool,
+    *,
+    opening: int,
+    lonely: int,
+) -> npt.NDArray[np.uint8]:
+    """Twin of `index_writer.frame_roles`."""
+    flat: list[int] = []
+    for document in np.split(roles, np.cumsum(lengths)[:-1])[: len(lengths)]:
+        row = document.tolist()
+        flat += [opening] * has_bos + row + [row[-1] if row else lonely] * has_eod
+    return np.array(flat, np.uint8)
