@@ -1,0 +1,136 @@
+// Python's door to the row writer: native/rows.py allocates the batch, this fills rows of it.
+#include "rows.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <vector>
+
+namespace py = pybind11;
+
+namespace {
+
+using Int64Array = py::array_t<int64_t, py::array::c_style>;
+using ByteArray = py::array_t<uint8_t, py::array::c_style>;
+
+template <typename T>
+T* writable(py::array_t<T, py::array::c_style>& array, int64_t num_rows, int64_t sequence_length,
+            const char* name) {
+  if (array.ndim() != 2 || array.shape(0) != num_rows || array.shape(1) != sequence_length) {
+    throw std::invalid_argument(std::string(name) + " must have " + std::to_string(num_rows) +
+                                " x " + std::to_string(sequence_length) + " elements");
+  }
+  return array.mutable_data();  // throws when NumPy says read-only
+}
+
+struct Batch {
+  py::array_t<int64_t, py::array::c_style> tokens, labels;
+  py::array_t<float, py::array::c_style> loss_mask;
+  py::array_t<int32_t, py::array::c_style> document_ids;
+  py::array_t<int64_t, py::array::c_style> position_ids;
+};
+
+template <typename Token>
+void read_rows_of(const py::array& bin, const ByteArray* roles, const ByteArray* role_counts,
+                  const order::RowPieces& pieces, const int64_t* row_numbers,
+                  const order::RowLayout& layout, int64_t num_rows, const order::Row& batch) {
+  const order::Corpus<Token> corpus{
+      static_cast<const char*>(bin.data()), static_cast<int64_t>(bin.size()),
+      roles ? roles->data() : nullptr, role_counts ? role_counts->data() : nullptr};
+  py::gil_scoped_release release;
+  order::check_row_pieces(pieces, corpus.num_tokens, layout.sequence_length);
+  for (int64_t b = 0; b < pieces.num_rows; ++b) {
+    if (row_numbers[b] < 0 || row_numbers[b] >= num_rows) {
+      throw std::invalid_argument("row " + std::to_string(row_numbers[b]) + " of a batch of " +
+                                  std::to_string(num_rows));
+    }
+  }
+  order::RowWriter<Token> writer(corpus, layout);
+  for (int64_t b = 0; b < pieces.num_rows; ++b) {
+    const int64_t at = row_numbers[b] * layout.sequence_length;
+    writer.write(pieces.pieces + 3 * pieces.starts[b], pieces.starts[b + 1] - pieces.starts[b],
+                 {batch.tokens + at, batch.labels + at, batch.loss_mask + at,
+                  batch.document_ids + at, batch.position_ids + at});
+  }
+}
+
+void require_flat(const py::array& array, const char* name) {
+  if (array.ndim() != 1 || (array.flags() & py::array::c_style) == 0) {
+    throw std::invalid_argument(std::string(name) + " must be a flat array without gaps");
+  }
+}
+
+void read_rows(const py::array& bin, const Int64Array& pieces, const Int64Array& row_starts,
+               int64_t pad_id, bool attend_across, const py::object& roles_or_none,
+               const py::object& role_counts_or_none, const Int64Array& row_numbers,
+               py::array_t<int64_t, py::array::c_style> tokens,
+               py::array_t<int64_t, py::array::c_style> labels,
+               py::array_t<float, py::array::c_style> loss_mask,
+               py::array_t<int32_t, py::array::c_style> document_ids,
+               py::array_t<int64_t, py::array::c_style> position_ids) {
+  require_flat(bin, "bin");
+  if (pieces.ndim() != 2 || pieces.shape(1) != 3 || row_starts.ndim() != 1 ||
+      row_starts.size() < 1 || row_numbers.ndim() != 1 ||
+      row_numbers.size() + 1 != row_starts.size() || tokens.ndim() != 2) {
+    throw std::invalid_argument("pieces must be [P, 3], row_starts [B + 1], row_numbers [B]");
+  }
+  const int64_t num_rows = tokens.shape(0), length = tokens.shape(1);
+  const order::Row batch{writable(tokens, num_rows, length, "tokens"),
+                         writable(labels, num_rows, length, "labels"),
+                         writable(loss_mask, num_rows, length, "loss_mask"),
+                         writable(document_ids, num_rows, length, "document_ids"),
+                         writable(position_ids, num_rows, length, "position_ids")};
+  const order::RowPieces rows{pieces.data(), static_cast<int64_t>(pieces.shape(0)),
+                              row_starts.data(), static_cast<int64_t>(row_starts.size()) - 1};
+  const order::RowLayout layout{length, pad_id, attend_across};
+  ByteArray roles, role_counts;
+  if (roles_or_none.is_none() != role_counts_or_none.is_none()) {
+    throw std::invalid_argument("roles and role_counts belong together");
+  }
+  const bool by_role = !roles_or_none.is_none();
+  if (by_role) {
+    if (!ByteArray::check_(roles_or_none) || !ByteArray::check_(role_counts_or_none)) {
+      throw py::type_error("roles and role_counts must be flat arrays of uint8 without gaps");
+    }
+    roles = roles_or_none;
+    role_counts = role_counts_or_none;
+    if (roles.ndim() != 1 || roles.size() != bin.size() || role_counts.size() != 256) {
+      throw std::invalid_argument(
+          "roles must have one byte for each of " + std::to_string(bin.size()) +
+          " tokens and role_counts 256, found " + std::to_string(roles.size()) + " and " +
+          std::to_string(role_counts.size()));
+    }
+  }
+  const auto read = [&](auto token) {
+    read_rows_of<decltype(token)>(bin, by_role ? &roles : nullptr, by_role ? &role_counts : nullptr,
+                                  rows, row_numbers.data(), layout, num_rows, batch);
+  };
+  const py::dtype type = bin.dtype();
+  if (type.equal(py::dtype::of<uint16_t>())) {
+    read(uint16_t{});
+  } else if (type.equal(py::dtype::of<int32_t>())) {
+    read(int32_t{});
+  } else if (type.equal(py::dtype::of<uint8_t>())) {
+    read(uint8_t{});
+  } else if (type.equal(py::dtype::of<int8_t>())) {
+    read(int8_t{});
+  } else if (type.equal(py::dtype::of<int16_t>())) {
+    read(int16_t{});
+  } else if (type.equal(py::dtype::of<int64_t>())) {
+    read(int64_t{});
+  } else {
+    throw py::type_error("bin has dtype " + py::str(type).cast<std::string>() +
+                         ", which no index of token ids has");
+  }
+}
+
+}  // namespace
+
+void bind_rows(py::module_& m) {
+  m.def("read_rows", &read_rows, py::arg("bin"), py::arg("pieces").noconvert(),
+        py::arg("row_starts").noconvert(), py::arg("pad_id"), py::arg("attend_across"),
+        py::arg("roles").none(true), py::arg("role_counts").none(true),
+        py::arg("row_numbers").noconvert(), py::arg("tokens").noconvert(),
+        py::arg("labels").noconvert(), py::arg("loss_mask").noconvert(),
+        py::arg("document_ids").noconvert(), py::arg("position_ids").noconvert());
+}
