@@ -98,6 +98,6 @@ def core_logits(model: GPT, tokens_BS: torch.Tensor, vocab_size: int) -> torch.T
     device = next(model.parameters()).device
     batch, length = tokens_BS.shape
     position_ids_BS = torch.arange(length, device=device).expand(batch, length)
-    document_ids_BS = torch.zeros(batch, length, dtype=torch.int32, device=device)
+    document_ids_BS = torch.zeros(batch, length, dtype=torch.int32)
     logits_BSV = model(tokens_BS.to(device), position_ids_BS, document_ids_BS)
     return logits_BSV[..., :vocab_size].float().cpu()

@@ -10,6 +10,7 @@ Shapes: B micro-batch, S sequence, T = B*S tokens, H hidden, V padded vocabulary
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from megatron.core import tensor_parallel
 from megatron.core.models.gpt import GPTModel
 from megatron.core.packed_seq_params import PackedSeqParams
@@ -19,6 +20,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_math.device.open import current_torch_device
 from megatron_math.model.config import ModelConfig
+from megatron_math.model.layers import documents_of
 from megatron_math.model.rope import rotary_frequencies
 
 
@@ -26,8 +28,9 @@ class GPT(GPTModel):
     """One (virtual) pipeline stage.
 
     `forward(tokens_BS, position_ids_BS, document_ids_BS, labels=labels_BS)`: the document ids go
-    where core has its attention mask. Returns the loss of each token, fp32 [B, S], or without
-    labels the logits [B, S, V]; on other stages than the last, the hidden state [S, B, H].
+    where core has its attention mask, and stay on the host. Returns the loss of each token, fp32
+    [B, S], or without labels the logits [B, S, V]; on other stages than the last, the hidden state
+    [S, B, H].
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class GPT(GPTModel):
             None,
             *args,
             labels=None if labels is None else labels.view(1, -1),
-            packed_seq_params=packed_sequences(attention_mask),
+            packed_seq_params=packed_sequences(attention_mask, input_ids.device),
             **kwargs,
         )
         if not self.post_process:
@@ -102,17 +105,14 @@ class GPT(GPTModel):
         return super().compute_language_model_loss(labels, logits)
 
 
-def packed_sequences(document_ids_BS: torch.Tensor) -> PackedSeqParams:
+def packed_sequences(document_ids_BS: torch.Tensor, device: torch.device) -> PackedSeqParams:
     """Transformer Engine's `thd` description of a micro-batch: one sequence a document.
 
-    Documents never span two rows; ids are compared within a row only.
+    Documents never span two rows. The ids are read on the host; the bounds go to `device`.
     """
-    starts_BS = torch.ones_like(document_ids_BS, dtype=torch.bool)
-    starts_BS[:, 1:] = document_ids_BS[:, 1:] != document_ids_BS[:, :-1]
-    starts = starts_BS.flatten().nonzero().flatten()
-    end = starts.new_tensor([document_ids_BS.numel()])
-    bounds = torch.cat([starts, end]).to(torch.int32)
-    longest = int((bounds[1:] - bounds[:-1]).max())
+    lengths = torch.tensor(documents_of(document_ids_BS).lengths)
+    bounds = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32).to(device, non_blocking=True)
+    longest = int(lengths.max())
     return PackedSeqParams(
         qkv_format="thd",
         cu_seqlens_q=bounds,

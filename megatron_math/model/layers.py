@@ -4,9 +4,11 @@ Core's torch norm refuses sequence parallelism and its own attention is an unfus
 are ours: an RMSNorm whose weight knows about sequence parallelism, and a core attention on
 `scaled_dot_product_attention`. Everything else in the layer is core's. Reads and writes nothing.
 
-Shapes: S sequence, B micro-batch, H hidden, N query heads and G key/value heads of this rank,
-D head size.
+Shapes: S sequence, L document, B micro-batch, H hidden, N query heads and G key/value heads of this
+rank, D head size, C = N*D.
 """
+
+import functools
 
 import torch
 import torch.nn.functional as F
@@ -53,61 +55,72 @@ class RMSNorm(torch.nn.Module):
         return self.weight * normed_SBH.to(hidden_SBH.dtype)
 
 
-def same_document_mask(document_ids_BS: torch.Tensor, window: int | None) -> torch.Tensor | None:
-    """Boolean [B, 1, S, S], true where a query may look: causal, same document, in the window.
+# A document of its own costs a call of the kernel, forward and backward: about as long as this many
+# multiplications under a mask take. On 1 and 2 CPU threads (S from 64 to 4,096) the mask wins below
+# it, by up to 4, and the documents above it, by up to 20. The number for a GPU is an estimate.
+MULTIPLICATIONS_A_CALL = {"cpu": 1 << 20, "gpu": 1 << 30}
 
-    None when plain causal attention is the same thing (one document a row, no window at work).
+
+class Documents:
+    """The runs of equal ids in one micro-batch: `lengths`, row after row, and their mask.
+
+    Found on the host, where the ids (int, [B, S]) live, so that nothing waits for a device.
     """
-    length = document_ids_BS.shape[1]
-    single = bool((document_ids_BS == document_ids_BS[:, :1]).all())
-    if window is not None and window >= length:
-        window = None
-    if single and window is None:
-        return None
-    position_S = torch.arange(length, device=document_ids_BS.device)
-    distance_SS = position_S[:, None] - position_S[None, :]
-    allowed_SS = distance_SS >= 0
-    if window is not None:
-        allowed_SS &= distance_SS < window
+
+    def __init__(self, ids_BS: torch.Tensor) -> None:
+        self.ids_BS = ids_BS.clone()  # NumPy may write the memory of the original
+        starts_BS = torch.ones_like(ids_BS, dtype=torch.bool)
+        starts_BS[:, 1:] = ids_BS[:, 1:] != ids_BS[:, :-1]
+        starts = starts_BS.flatten().nonzero().flatten()
+        self.lengths: list[int] = starts.diff(append=starts.new_tensor([ids_BS.numel()])).tolist()
+        self._mask: tuple[object, torch.Tensor] | None = None
+
+    def mask(self, window: int | None, device: torch.device) -> torch.Tensor:
+        """`same_document_mask` on `device`, built once."""
+        if self._mask is None or self._mask[0] != (window, device):
+            mask = same_document_mask(self.ids_BS.to(device), window)
+            self._mask = ((window, device), mask)
+        return self._mask[1]
+
+
+_last_documents: Documents | None = None
+
+
+def documents_of(ids_BS: torch.Tensor) -> Documents:
+    """The documents of a micro-batch; found once for all its layers and their recomputation.
+
+    Ids are recognised by content: recomputation hands over a detached twin.
+    """
+    global _last_documents
+    assert ids_BS.device.type == "cpu", "document ids stay on the host: to read them is to wait"
+    known = _last_documents
+    if known is None or known.ids_BS.dtype != ids_BS.dtype or not known.ids_BS.equal(ids_BS):
+        known = _last_documents = Documents(ids_BS)
+    return known
+
+
+def same_document_mask(document_ids_BS: torch.Tensor, window: int | None) -> torch.Tensor:
+    """Boolean [B, 1, S, S], true where a query may look: causal, same document, in the window."""
     same_BSS = document_ids_BS[:, :, None] == document_ids_BS[:, None, :]
-    return (same_BSS & allowed_SS)[:, None]
+    length, device = document_ids_BS.shape[1], document_ids_BS.device
+    return (same_BSS & causal_mask(length, window, device))[:, None]
 
 
-class _MaskOfMicroBatch:
-    """Remembers the mask of the document ids seen last: one build a micro-batch, not a layer.
-
-    Ids are recognised by memory, not by object: recomputation hands over a detached twin. The
-    tensor is held, so its memory cannot become another tensor's, and torch's version counter
-    shows writes. On a CPU the memory may belong to NumPy, which no counter sees, so there the
-    content is compared as well.
-    """
-
-    def __init__(self) -> None:
-        self._ids: torch.Tensor | None = None
-        self._copy: torch.Tensor | None = None
-        self._key: tuple[object, ...] = ()
-        self._mask: torch.Tensor | None = None
-
-    def __call__(self, document_ids_BS: torch.Tensor, window: int | None) -> torch.Tensor | None:
-        ids = document_ids_BS
-        key = (ids.data_ptr(), ids.shape, ids.stride(), ids.dtype, ids._version, ids.device, window)
-        on_cpu = ids.device.type == "cpu"
-        if key != self._key or (on_cpu and not torch.equal(ids, self._copy)):  # type: ignore[arg-type]
-            self._mask = same_document_mask(ids, window)
-            self._ids, self._key = ids, key
-            self._copy = ids.clone() if on_cpu else None
-        return self._mask
-
-
-_mask_of = _MaskOfMicroBatch()
+@functools.lru_cache(maxsize=1)
+def causal_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """Boolean [S, S]: a query sees itself and the window - 1 tokens before it, or all before."""
+    position_S = torch.arange(length, device=device)
+    distance_SS = position_S[:, None] - position_S[None, :]
+    return (distance_SS >= 0) & (distance_SS < (length if window is None else window))
 
 
 class DocumentAttention(MegatronModule):
     """Causal attention inside documents, on torch's fused kernels; core's core_attention slot.
 
-    The document ids (int, [B, S], equal inside a document) come where core hands over its
-    attention mask; None means one document a row. Fewer key/value heads than query heads are not
-    repeated in memory.
+    The document ids (int [B, S] on the host, equal inside a document) come where core hands over
+    its attention mask; None means one document a row. Each document is a call of its own, without
+    a mask; where they are too short for that, one call takes them all under a mask. Fewer
+    key/value heads than query heads are not repeated in memory.
     """
 
     def __init__(
@@ -143,35 +156,54 @@ class DocumentAttention(MegatronModule):
         """Attend; `attention_mask` holds document ids [B, S]. Returns [S, B, N*D]."""
         assert attention_bias is None
         assert packed_seq_params is None, "this spec takes document ids, not packed sequences"
-        query_BNSD = query_SBND.permute(1, 2, 0, 3)
-        key_BGSD = key_SBGD.permute(1, 2, 0, 3)
-        value_BGSD = value_SBGD.permute(1, 2, 0, 3)
-        mask = self._mask(attention_mask, query_SBND)
-        context_BNSD = F.scaled_dot_product_attention(
-            query_BNSD,
-            key_BGSD,
-            value_BGSD,
+        length, batch = query_SBND.shape[:2]
+        assert attention_mask is None or attention_mask.shape == (batch, length), (
+            f"document ids {tuple(attention_mask.shape)} for micro-batch {batch} x {length}"
+        )
+        documents = None if attention_mask is None else documents_of(attention_mask)
+        parts = [part.transpose(0, 1) for part in (query_SBND, key_SBGD, value_SBGD)]
+        if documents is None or len(documents.lengths) == batch:
+            context_BSC = self._attend(*parts, row_length=length)
+        elif _pays_by_document(query_SBND, len(documents.lengths)):
+            split = [part.flatten(0, 1)[None].split(documents.lengths, dim=1) for part in parts]
+            each = [self._attend(*one, row_length=length) for one in zip(*split, strict=True)]
+            context_BSC = torch.cat(each, dim=1).view(batch, length, -1)
+        else:
+            mask = documents.mask(self.window, query_SBND.device)
+            context_BSC = self._attend(*parts, row_length=length, mask=mask)
+        return context_BSC.transpose(0, 1).contiguous()
+
+    def _attend(
+        self,
+        query_BLND: torch.Tensor,
+        key_BLGD: torch.Tensor,
+        value_BLGD: torch.Tensor,
+        *,
+        row_length: int,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """One call of the kernel; without a mask, L tokens a row are one document. [B, L, N*D]."""
+        length = query_BLND.shape[1]
+        if mask is None and self.window is not None and self.window < length:
+            mask = causal_mask(row_length, self.window, query_BLND.device)[:length, :length]
+        context_BNLD = F.scaled_dot_product_attention(
+            query_BLND.transpose(1, 2),
+            key_BLGD.transpose(1, 2),
+            value_BLGD.transpose(1, 2),
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=mask is None,
             scale=self.softmax_scale,
-            enable_gqa=query_BNSD.shape[1] != key_BGSD.shape[1],
+            enable_gqa=query_BLND.shape[2] != key_BLGD.shape[2],
         )
-        return context_BNSD.permute(2, 0, 1, 3).flatten(2)
+        return context_BNLD.transpose(1, 2).flatten(2)
 
-    def _mask(
-        self, document_ids_BS: torch.Tensor | None, query_SBND: torch.Tensor
-    ) -> torch.Tensor | None:
-        length, batch = query_SBND.shape[:2]
-        if document_ids_BS is None:
-            if self.window is None or self.window >= length:
-                return None
-            document_ids_BS = torch.zeros(1, length, dtype=torch.int32, device=query_SBND.device)
-            return same_document_mask(document_ids_BS, self.window)
-        assert document_ids_BS.shape == (batch, length), (
-            f"document ids {tuple(document_ids_BS.shape)} for micro-batch {batch} x {length}"
-        )
-        return _mask_of(document_ids_BS, self.window)
+
+def _pays_by_document(query_SBND: torch.Tensor, num_documents: int) -> bool:
+    """Whether a kernel call for each document is faster than one call under a mask."""
+    kind = "cpu" if query_SBND.device.type == "cpu" else "gpu"
+    multiplications = query_SBND.numel() * query_SBND.shape[0]
+    return multiplications >= MULTIPLICATIONS_A_CALL[kind] * num_documents
 
 
 def torch_block_spec(num_layers: int) -> TransformerBlockSubmodules:

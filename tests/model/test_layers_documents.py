@@ -1,12 +1,19 @@
-"""Attention stays inside documents; masks are built once, and never stale."""
+"""Attention stays inside documents, by a call each or under a mask; nothing is found twice."""
+
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from megatron.core.transformer.enums import AttnMaskType
 
 from megatron_math.model import layers
 from megatron_math.model.config import ModelConfig
 
 LENGTHS = (5, 1, 17, 9)
+BY_DOCUMENT, BY_MASK = 0, 1 << 60
 
 
 @pytest.fixture
@@ -21,8 +28,10 @@ def positions(tokens_BS):
     return torch.arange(tokens_BS.shape[1]).expand(tokens_BS.shape)
 
 
+@pytest.mark.parametrize("way", [BY_DOCUMENT, BY_MASK])
 @pytest.mark.parametrize("window", [None, 6])
-def test_packed_documents_equal_each_alone(build, tiny, packed, window):
+def test_packed_documents_equal_each_alone(build, tiny, packed, monkeypatch, window, way):
+    monkeypatch.setitem(layers.MULTIPLICATIONS_A_CALL, "cpu", way)
     config = ModelConfig(
         **(tiny.model_dump() | {"family": "mistral", "sliding_window": window, "init_std": 0.3})
     )
@@ -51,11 +60,97 @@ def test_rows_with_different_documents_do_not_mix(build, tiny, packed):
     torch.testing.assert_close(both, torch.cat([one, other]), rtol=1e-4, atol=1e-5)
 
 
-def test_a_single_document_takes_the_causal_kernel():
-    ids_BS = torch.tensor([[3, 3, 3], [4, 4, 4]])
-    assert layers.same_document_mask(ids_BS, None) is None
-    assert layers.same_document_mask(ids_BS, 3) is None
-    assert layers.same_document_mask(ids_BS, 2) is not None
+def core_attention(window, *, heads=4, groups=2):
+    config = SimpleNamespace(
+        attention_dropout=0.0,
+        context_parallel_size=1,
+        window_size=None if window is None else (window - 1, 0),
+        num_attention_heads=heads,
+        num_query_groups=groups,
+    )
+    return layers.DocumentAttention(config, 1, AttnMaskType.causal, "self")
+
+
+def by_hand(query_SBND, key_SBGD, value_SBGD, ids_BS, window):
+    """Softmax over the allowed keys of each query, in double precision, in this many words."""
+    length, batch, heads, size = query_SBND.shape
+    group = heads // key_SBGD.shape[2]
+    query, key, value = (part.double() for part in (query_SBND, key_SBGD, value_SBGD))
+    key, value = (part.repeat_interleave(group, dim=2) for part in (key, value))
+    scores = torch.einsum("sbnd,tbnd->bnst", query, key) / size**0.5
+    for b in range(batch):
+        for s in range(length):
+            for t in range(length):
+                near = 0 <= s - t < (window or length)
+                if not (near and ids_BS[b, s] == ids_BS[b, t]):
+                    scores[b, :, s, t] = float("-inf")
+    return torch.einsum("bnst,tbnd->sbnd", scores.softmax(-1), value).flatten(2)
+
+
+rows_of_documents = st.integers(1, 24).flatmap(
+    lambda length: st.lists(
+        st.lists(st.integers(0, 1), min_size=length, max_size=length), min_size=1, max_size=3
+    )
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    changes=rows_of_documents,
+    heads=st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),
+    window=st.none() | st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_both_ways_equal_the_definition_with_gradients(changes, heads, window, seed):
+    """Any documents in any row, padding included; groups of heads as tensor ranks see them."""
+    ids_BS = torch.tensor(changes, dtype=torch.int32).cumsum(1, dtype=torch.int32)
+    batch, length = ids_BS.shape
+    generator = torch.Generator().manual_seed(seed)
+    attention = core_attention(window)
+    shapes = [(length, batch, number, 8) for number in (heads[0], heads[1], heads[1])]
+    inputs = [torch.randn(shape, generator=generator) for shape in shapes]
+    weight = torch.randn(length, batch, heads[0] * 8, generator=generator)
+    results = {}
+    for way in (BY_DOCUMENT, BY_MASK, "by hand"):
+        leaves = [part.clone().requires_grad_() for part in inputs]
+        if way == "by hand":
+            out = by_hand(*leaves, ids_BS, window)
+        else:
+            with mock.patch.dict(layers.MULTIPLICATIONS_A_CALL, {"cpu": way}):
+                out = attention(*leaves, ids_BS)
+            assert out.is_contiguous()
+        (out * weight).sum().backward()
+        results[way] = [out.detach().float(), *(leaf.grad for leaf in leaves)]
+    for way in (BY_DOCUMENT, BY_MASK):
+        for ours, expected in zip(results[way], results["by hand"], strict=True):
+            torch.testing.assert_close(ours, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_short_documents_share_a_mask_and_long_ones_have_a_call_each(monkeypatch):
+    calls = []
+    original = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        layers.F,
+        "scaled_dot_product_attention",
+        lambda *args, **kw: calls.append(kw["attn_mask"] is not None) or original(*args, **kw),
+    )
+    attention = core_attention(None)
+
+    def masked_calls(length, document, *, rows=1):
+        calls.clear()
+        ids_BS = (torch.arange(length) // document).int().expand(rows, length)
+        attention(*(torch.zeros(length, rows, heads, 32) for heads in (4, 2, 2)), ids_BS)
+        return list(calls)
+
+    assert masked_calls(4096, 200) == [False] * 21
+    assert masked_calls(64, 8) == [True]
+    assert masked_calls(256, 256, rows=4) == [False]  # one document a row: one causal call
+    assert masked_calls(16, 16, rows=4) == [False]
+
+
+def test_ids_on_another_device_are_refused():
+    with pytest.raises(AssertionError, match="stay on the host"):
+        layers.documents_of(torch.zeros(1, 4, dtype=torch.int32, device="meta"))
 
 
 def test_mask_by_hand():
@@ -76,7 +171,7 @@ def test_mask_by_hand():
         {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
     ],
 )
-def test_one_mask_a_micro_batch_and_the_same_gradients_when_recomputing(
+def test_boundaries_once_a_micro_batch_and_the_same_gradients_when_recomputing(
     build, tiny, packed, monkeypatch, recompute
 ):
     tokens_BS, ids_BS, _ = packed
@@ -84,10 +179,9 @@ def test_one_mask_a_micro_batch_and_the_same_gradients_when_recomputing(
     plain(tokens_BS, positions(tokens_BS), ids_BS, labels=tokens_BS).sum().backward()
     model = build(tiny, **recompute)
     model.load_state_dict(plain.state_dict())
-    original, built = layers.same_document_mask, []
-    monkeypatch.setattr(
-        layers, "same_document_mask", lambda *args: built.append(1) or original(*args)
-    )
+    original, built = layers.Documents, []
+    monkeypatch.setattr(layers, "_last_documents", None)
+    monkeypatch.setattr(layers, "Documents", lambda ids: built.append(1) or original(ids))
     fresh_BS = ids_BS.clone()
     model(tokens_BS, positions(tokens_BS), fresh_BS, labels=tokens_BS).sum().backward()
     assert len(built) == 1  # two layers, forward and backward
@@ -95,22 +189,27 @@ def test_one_mask_a_micro_batch_and_the_same_gradients_when_recomputing(
         torch.testing.assert_close(ours.grad, expected.grad)
 
 
-def test_memory_that_numpy_rewrote_is_not_met_by_an_old_mask():
-    remember = layers._MaskOfMicroBatch()
+def test_memory_that_numpy_rewrote_is_not_met_by_old_documents():
     ids_BS = torch.tensor([[0, 0, 1, 1]], dtype=torch.int32)
     array = ids_BS.numpy()
-    first = remember(ids_BS, None)
-    assert remember(ids_BS.detach(), None) is first
+    first = layers.documents_of(ids_BS)
+    mask = first.mask(None, ids_BS.device)
+    assert layers.documents_of(ids_BS.detach()) is first
+    assert first.mask(None, ids_BS.device) is mask
+    assert first.mask(1, ids_BS.device) is not mask
     array[0, 1] = 1  # no version counter sees this
-    second = remember(torch.from_numpy(array), None)
-    assert second is not first
-    assert not second[0, 0, 1, 0]
+    second = layers.documents_of(torch.from_numpy(array))
+    assert (first.lengths, second.lengths) == ([2, 2], [1, 3])
+    assert second.mask(None, ids_BS.device)[0, 0].int().tolist() == [
+        [1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1],
+    ]  # fmt: skip
 
 
 def test_packed_sequences_cut_at_rows_and_documents():
     from megatron_math.model.gpt import packed_sequences
 
-    packed = packed_sequences(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 2]], dtype=torch.int32))
+    ids_BS = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 2]], dtype=torch.int32)
+    packed = packed_sequences(ids_BS, torch.device("cpu"))
     assert packed.cu_seqlens_q.tolist() == [0, 2, 4, 7, 8]
     assert packed.cu_seqlens_q.dtype == torch.int32
     assert packed.max_seqlen_q == 3
