@@ -95,7 +95,8 @@ std::vector<int64_t> segment_totals(const EpochDocuments& epoch, int64_t align,
       } else {
         for (; i < stop; ++i) {
           sum += tokens[i];
-          slots += static_cast<int64_t>((static_cast<uint32_t>(tokens[i]) + step - 1) / step) * align;
+          const uint32_t steps = (static_cast<uint32_t>(tokens[i]) + step - 1) / step;
+          slots += steps * align;
         }
       }
       rows[2 * segment] += sum;

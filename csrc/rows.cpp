@@ -4,6 +4,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <memory>
+#include <new>
 #include <vector>
 
 namespace py = pybind11;
@@ -23,12 +26,75 @@ T* writable(py::array_t<T, py::array::c_style>& array, int64_t num_rows, int64_t
   return array.mutable_data();  // throws when NumPy says read-only
 }
 
-struct Batch {
-  py::array_t<int64_t, py::array::c_style> tokens, labels;
-  py::array_t<float, py::array::c_style> loss_mask;
-  py::array_t<int32_t, py::array::c_style> document_ids;
-  py::array_t<int64_t, py::array::c_style> position_ids;
+// Memory of batches that nobody holds any more. A fresh batch of some MB costs ten times more in
+// page faults than in writing it. Only used while the interpreter lock is held.
+class Slabs {
+ public:
+  char* take(std::size_t bytes) {
+    for (auto slab = free_.begin(); slab != free_.end(); ++slab) {
+      if (slab->bytes != bytes) continue;
+      char* const data = slab->data;
+      free_.erase(slab);
+      kept_ -= bytes;
+      return data;
+    }
+    return static_cast<char*>(::operator new(bytes, std::align_val_t{kAlign}));
+  }
+
+  void give_back(char* data, std::size_t bytes) {
+    free_.push_back({data, bytes});
+    for (kept_ += bytes; kept_ > kMostBytes; free_.erase(free_.begin())) {
+      kept_ -= free_.front().bytes;
+      ::operator delete(free_.front().data, std::align_val_t{kAlign});
+    }
+  }
+
+  static constexpr std::size_t kAlign = 64, kMostBytes = std::size_t{64} << 20;
+
+ private:
+  struct Slab {
+    char* data;
+    std::size_t bytes;
+  };
+  std::vector<Slab> free_;  // the one given back first stands first
+  std::size_t kept_ = 0;
 };
+
+Slabs& slabs() {
+  static auto* const shared = new Slabs;  // arrays may outlive everything static
+  return *shared;
+}
+
+py::tuple empty_rows(int64_t num_rows, int64_t sequence_length) {
+  order::check_sequence_length(sequence_length);
+  constexpr int64_t kMostRows = int64_t{1} << 20, kMostTokens = int64_t{1} << 38;
+  if (num_rows < 0 || num_rows > kMostRows || num_rows * sequence_length > kMostTokens) {
+    throw std::invalid_argument("a batch of " + std::to_string(num_rows) + " x " +
+                                std::to_string(sequence_length) +
+                                " is beyond 2^20 rows or 2^38 tokens");
+  }
+  struct Held {
+    char* data;
+    std::size_t bytes;
+  };
+  const auto padded = [](std::size_t bytes) {
+    return (bytes + Slabs::kAlign - 1) / Slabs::kAlign * Slabs::kAlign;
+  };
+  const std::size_t count = static_cast<std::size_t>(num_rows * sequence_length);
+  const std::size_t wide = padded(8 * count), narrow = padded(4 * count);
+  const std::size_t bytes = std::max(3 * wide + 2 * narrow, Slabs::kAlign);
+  char* const data = slabs().take(bytes);
+  const py::capsule owner(new Held{data, bytes}, [](void* pointer) {
+    const std::unique_ptr<Held> held(static_cast<Held*>(pointer));
+    slabs().give_back(held->data, held->bytes);
+  });
+  const auto array = [&](auto type, std::size_t at) {
+    using T = decltype(type);
+    return py::array_t<T>({num_rows, sequence_length}, reinterpret_cast<T*>(data + at), owner);
+  };
+  return py::make_tuple(array(int64_t{}, 0), array(int64_t{}, wide), array(float{}, 3 * wide),
+                        array(int32_t{}, 3 * wide + narrow), array(int64_t{}, 2 * wide));
+}
 
 template <typename Token>
 void read_rows_of(const py::array& bin, const ByteArray* roles, const ByteArray* role_counts,
@@ -127,6 +193,7 @@ void read_rows(const py::array& bin, const Int64Array& pieces, const Int64Array&
 }  // namespace
 
 void bind_rows(py::module_& m) {
+  m.def("empty_rows", &empty_rows, py::arg("num_rows"), py::arg("sequence_length"));
   m.def("read_rows", &read_rows, py::arg("bin"), py::arg("pieces").noconvert(),
         py::arg("row_starts").noconvert(), py::arg("pad_id"), py::arg("attend_across"),
         py::arg("roles").none(true), py::arg("role_counts").none(true),

@@ -25,9 +25,9 @@ class Rows(NamedTuple):
 
     @classmethod
     def empty(cls, num_rows: int, sequence_length: int) -> Self:
-        """Arrays whose contents are not set yet."""
-        dtypes = (np.int64, np.int64, np.float32, np.int32, np.int64)
-        return cls(*(np.empty((num_rows, sequence_length), dtype) for dtype in dtypes))
+        """Arrays whose contents are not set yet, in the memory of a batch that nobody holds any
+        more where there is one of this size."""
+        return cls(*_native.empty_rows(num_rows, sequence_length))
 
 
 def read_rows(

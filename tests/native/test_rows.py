@@ -75,6 +75,38 @@ def test_rows_go_to_the_places_they_are_given_and_nowhere_else(batch, data):
         assert (others == 77).all()
 
 
+def test_memory_comes_back_only_when_nobody_holds_it():
+    batch = Rows.empty(3, 1000)
+    addresses = [array.ctypes.data for array in batch]
+    assert all(address % 64 == 0 for address in addresses)
+    batch.tokens_BS[:] = 1
+    held = batch.tokens_BS[1:, 5:]  # a view keeps the whole batch
+    del batch
+    other = Rows.empty(3, 1000)
+    other.tokens_BS[:] = 2
+    assert (held == 1).all()
+    assert not {array.ctypes.data for array in other} & set(addresses)
+    del held
+    assert [array.ctypes.data for array in Rows.empty(3, 1000)] == addresses
+    sizes = [array.nbytes for array in other]
+    begins = [array.ctypes.data for array in other]
+    ranges = sorted(zip(begins, sizes, strict=True))
+    pairs = zip(ranges, ranges[1:], strict=False)
+    assert all(begin + size <= after for (begin, size), (after, _) in pairs)
+
+
+def test_memory_kept_for_later_is_bounded():
+    import psutil
+
+    batches = [Rows.empty(32, 65_536) for _ in range(6)]  # 67 MB each, all touched
+    for batch in batches:
+        for array in batch:
+            array.fill(0)
+    before = psutil.Process().memory_info().rss
+    del batches, batch, array
+    assert before - psutil.Process().memory_info().rss > 5 * 60_000_000
+
+
 def test_a_row_read_by_hand():
     """Two documents (3 and 4 tokens, the first padded by 1) in 8 slots and a label."""
     bin = np.arange(10, 20, dtype=np.uint16)
