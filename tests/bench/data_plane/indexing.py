@@ -1,0 +1,367 @@
+"""JSONL to .bin/.idx: against Megatron-LM's algorithm, datatrove, the engine alone; memory."""
+
+import os
+import shutil
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from bench import PYTHON, Bench, Measured, Row, commands, ratio_row, seconds_and_rate
+from inputs import (
+    BENCH,
+    SMALLEST_FULL_MB,
+    Corpus,
+    halves,
+    part_of_corpus,
+    repeated_corpus,
+    warm,
+    whole_corpus,
+)
+from packages import VOCABULARIES, datatrove_python, vocabulary_file
+from runs import Skip, alternate, run
+
+Command = list[str | Path]
+WORKERS_TRIED = (1, 2, 3, 4)
+FLOORS = {"hf": ("12", "30"), "sentencepiece": ("2", "10"), "tiktoken": ("4", "15")}
+COMPARE_BYTES = 1 << 24
+
+
+def ours_command(corpus: Path, prefix: Path, kind: str, model: Path) -> Command:
+    return [
+        PYTHON, "tools/preprocess_data.py", "--input", corpus, "--output-prefix", prefix,
+        "--tokenizer-type", kind, "--tokenizer-model", model, "--append-eod", "--workers", "2",
+    ]  # fmt: skip
+
+
+def megatron_command(
+    corpus: Path, prefix: Path, kind: str, model: Path, facts: dict[str, Any], workers: int
+) -> Command:
+    return [
+        PYTHON, BENCH / "peers" / "megatron_preprocess.py", "--input", corpus, "--output-prefix",
+        prefix, "--tokenizer-type", kind, "--tokenizer-model", model, "--vocab-size",
+        str(facts["size"]), "--eod", str(facts["eod"]), "--workers", str(workers),
+    ]  # fmt: skip
+
+
+def tokenizer_facts(kind: str, model: Path) -> dict[str, Any]:
+    script = (
+        "import json, sys; from megatron_math.tokenizer import load_tokenizer as load;"
+        "t = load(sys.argv[1], sys.argv[2]);"
+        "print(json.dumps({'size': t.size, 'eod': t.eod_id, 'adds_bos': t.adds_bos}))"
+    )
+    facts = run([PYTHON, "-c", script, model, kind]).said
+    if facts["adds_bos"]:
+        raise Skip(f"{model.name} asks for a BOS, which Megatron-LM's script does not write")
+    return facts
+
+
+def full_corpus(bench: Bench, megabytes: int) -> Corpus:
+    corpus = part_of_corpus(bench.corpora, bench.size(megabytes, 8))
+    if not bench.quick and corpus.megabytes < SMALLEST_FULL_MB:
+        raise Skip(f"only {corpus.megabytes:.0f} MB of distinct text were found on this machine")
+    warm(corpus.path)
+    return corpus
+
+
+def describe(corpus: Corpus) -> str:
+    return (
+        f"{corpus.megabytes:.0f} MB of distinct text in {corpus.facts['documents']:,} documents "
+        f"({corpus.path.stat().st_size / 1e6:.0f} MB of JSONL, in the page cache)"
+    )
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def same_bytes(parts: list[Path], whole: Path) -> bool:
+    """Do the parts, one after another, hold what `whole` holds?"""
+    if sum(part.stat().st_size for part in parts) != whole.stat().st_size:
+        return False
+    with open(whole, "rb") as right:
+        for part in parts:
+            with open(part, "rb") as left:
+                while block := left.read(COMPARE_BYTES):
+                    if right.read(len(block)) != block:
+                        return False
+    return True
+
+
+def require_equal(peer: Path, ours: Path) -> None:
+    for suffix in (".bin", ".idx"):
+        left, right = (Path(f"{prefix}_text_document{suffix}") for prefix in (peer, ours))
+        if not same_bytes([left], right):
+            raise RuntimeError(f"{left.name} of the two sides differ: this is no comparison")
+
+
+@contextmanager
+def fresh(folder: Path) -> Iterator[Path]:
+    """An empty folder that is gone afterwards, so that the disk holds one run at a time."""
+    remove(folder)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
+def best_workers(bench: Bench, kind: str, model: Path, facts: dict[str, Any]) -> dict[int, float]:
+    """Seconds of Megatron-LM's algorithm on a slice by number of workers, best first."""
+    slice_ = part_of_corpus(bench.corpora, bench.size(48, 4))
+    tried = {}
+    for workers in (2,) if bench.quick else WORKERS_TRIED:
+        with fresh(bench.work / "out") as out:
+            command = megatron_command(slice_.path, out / "peer", kind, model, facts, workers)
+            tried[workers] = run(command).seconds
+    return dict(sorted(tried.items(), key=lambda item: item[1]))
+
+
+def against_megatron(bench: Bench, name: str) -> Measured:
+    vocabulary = VOCABULARIES[name]
+    model, kind = vocabulary_file(name, bench.packages), vocabulary.kind
+    facts = tokenizer_facts(kind, model)
+    corpus = full_corpus(bench, 400)
+    tried = best_workers(bench, kind, model, facts)
+    workers = next(iter(tried))
+    with fresh(bench.work / "out") as out:
+        peer = megatron_command(corpus.path, out / "peer", kind, model, facts, workers)
+        ours = ours_command(corpus.path, out / "ours", kind, model)
+
+        def run_ours() -> float:
+            for old in out.glob("ours*"):
+                old.unlink()  # or it would be found up to date
+            seconds = run(ours).seconds
+            require_equal(out / "peer", out / "ours")
+            return seconds
+
+        pairs = alternate(bench.pairs(3), lambda: run(peer).seconds, run_ours)
+        row = ratio_row(
+            f"JSONL to .bin/.idx, byte-identical, {vocabulary.title}",
+            *FLOORS[name],
+            pairs,
+            seconds_and_rate(pairs.peer, corpus.text_bytes) + f", {workers} workers",
+            seconds_and_rate(pairs.ours, corpus.text_bytes),
+            workers_tried=tried,
+        )
+    setup = (
+        f"{describe(corpus)}. Whole commands, start-up included; .bin and .idx compared byte for "
+        f"byte in every pair. Megatron-LM's algorithm with its best of {sorted(tried)} workers "
+        f"(on a slice: {', '.join(f'{w}: {s:.1f} s' for w, s in sorted(tried.items()))})."
+    )
+    return Measured(setup, [row], commands(bench, peer, ours))
+
+
+def against_datatrove(bench: Bench) -> Measured:
+    vocabulary = VOCABULARIES["hf"]
+    model, kind = vocabulary_file("hf", bench.packages), vocabulary.kind
+    python = datatrove_python(bench.work / "datatrove")
+    corpus = full_corpus(bench, 400)
+    tokenizer_facts(kind, model)
+
+    def datatrove(part: Corpus, out: Path, batch: int) -> Command:
+        return [
+            python, BENCH / "peers" / "datatrove_megatron.py", "--input-folder", halves(part),
+            "--output-folder", out, "--tokenizer", model, "--eos-token", vocabulary.eos_token,
+            "--batch-size", str(batch),
+        ]  # fmt: skip
+
+    slice_ = part_of_corpus(bench.corpora, bench.size(48, 4))
+    tried = {}
+    for batch in (1000,) if bench.quick else (100, 1000, 10_000):
+        with fresh(bench.work / "out") as out:
+            tried[batch] = run(datatrove(slice_, out, batch)).seconds
+    batch = min(tried, key=tried.__getitem__)
+    with fresh(bench.work / "out") as out:
+        peer = datatrove(corpus, out / "peer", batch)
+        ours = ours_command(corpus.path, out / "ours", kind, model)
+
+        def run_peer() -> float:
+            remove(out / "peer")
+            return run(peer).seconds
+
+        def run_ours() -> float:
+            for old in out.glob("ours*"):
+                old.unlink()
+            seconds = run(ours).seconds
+            parts = sorted((out / "peer").glob("*.bin"))
+            if not same_bytes(parts, out / "ours_text_document.bin"):
+                raise RuntimeError("datatrove's tokens differ from ours: this is no comparison")
+            return seconds
+
+        pairs = alternate(bench.pairs(3), run_peer, run_ours)
+    row = ratio_row(
+        f"JSONL to .bin/.idx against datatrove's Megatron writer, {vocabulary.title}",
+        "5",
+        "15",
+        pairs,
+        seconds_and_rate(pairs.peer, corpus.text_bytes) + f", 2 tasks, batches of {batch:,}",
+        seconds_and_rate(pairs.ours, corpus.text_bytes),
+        batches_tried=tried,
+    )
+    setup = (
+        f"{describe(corpus)}; datatrove gets it in two files, one a task, and writes two indexes, "
+        f"whose .bin one after another are compared with ours in every pair. Its best batch of "
+        f"{sorted(tried)} documents (on a slice: "
+        f"{', '.join(f'{b}: {s:.1f} s' for b, s in sorted(tried.items()))})."
+    )
+    return Measured(setup, [row], commands(bench, peer, ours))
+
+
+def engine_share(bench: Bench) -> Measured:
+    """What part of the bare engine's speed the whole command keeps."""
+    rows, shown_commands = [], []
+    corpus = full_corpus(bench, 400)
+    for name in ("hf", "sentencepiece", "tiktoken"):
+        vocabulary = VOCABULARIES[name]
+        model, kind = vocabulary_file(name, bench.packages), vocabulary.kind
+
+        def engine(part: Corpus, mode: str, batch_mb: str, kind: str, model: Path) -> Command:
+            return [
+                PYTHON, BENCH / "ours" / "engine_rate.py", "--corpus", part.path,
+                "--tokenizer-type", kind, "--tokenizer-model", model, "--mode", mode,
+                "--batch-mb", batch_mb,
+            ]  # fmt: skip
+
+        tried = {}
+        sizes = ("2",) if bench.quick else ("1", "2", "4", "16", "64")
+        for mode, batch_mb in product(("native", "threads"), sizes):
+            said = run(engine(corpus, mode, batch_mb, kind, model)).said
+            tried[f"{mode}, {batch_mb} MB"] = said["seconds"]
+        best = min(tried, key=tried.__getitem__)
+        mode, batch_mb = best.removesuffix(" MB").split(", ")
+        alone = engine(corpus, mode, batch_mb, kind, model)
+        with fresh(bench.work / "out") as out:
+            ours = ours_command(corpus.path, out / "ours", kind, model)
+
+            def run_ours(out: Path = out, ours: Command = ours) -> float:
+                for old in out.glob("ours*"):
+                    old.unlink()
+                return run(ours).seconds
+
+            pairs = alternate(
+                bench.pairs(5), lambda alone=alone: run(alone).said["seconds"], run_ours
+            )
+        rows.append(
+            Row(
+                f"share of the engine's own raw rate, {vocabulary.title}",
+                "0.6",
+                "0.9",
+                pairs.ratio(),
+                "share",
+                seconds_and_rate(pairs.peer, corpus.text_bytes) + f" ({best})",
+                seconds_and_rate(pairs.ours, corpus.text_bytes),
+                {**pairs.to_json(), "engine_tried": tried},
+            )
+        )
+        shown_commands += commands(bench, alone, ours)
+    setup = (
+        f"{describe(corpus)}. The engine: all documents in memory as flat buffers, only its batch "
+        f"calls timed, empty caches, the better of its own parallel call and of an encoder a "
+        f"thread, at its best batch size of {', '.join(sizes)} MB. Ours: the whole command, start-"
+        f"up, reading, JSON, digests, checks and synced files included."
+    )
+    return Measured(setup, rows, shown_commands)
+
+
+def memory_growth(bench: Bench) -> Measured:
+    """Peak memory of the command on a corpus and on one ten times as large."""
+    vocabulary = VOCABULARIES["hf"]
+    model, kind = vocabulary_file("hf", bench.packages), vocabulary.kind
+    facts = tokenizer_facts(kind, model)
+    whole = whole_corpus(bench.corpora)
+    large_mb = bench.size(min(500, int(whole.megabytes)), 40)
+    small, large = (part_of_corpus(bench.corpora, mb) for mb in (large_mb // 10, large_mb))
+    file_small, file_large = (
+        repeated_corpus(bench.corpora, bench.size(mb, mb // 25), bench.size(100, 4))
+        for mb in (100, 1000)
+    )
+
+    def peaks(side: str, part: Corpus) -> list[int]:
+        found = []
+        for _ in range(bench.pairs(3)):
+            os.sync()
+            with fresh(bench.work / "out") as out:
+                command = (
+                    ours_command(part.path, out / "ours", kind, model)
+                    if side == "ours"
+                    else megatron_command(part.path, out / "peer", kind, model, facts, 2)
+                )
+                found.append(run(command, memory=True).peak_bytes)
+        return found
+
+    rows = []
+    for what, one, ten, with_peer in (
+        ("distinct text", small, large, True),
+        ("repeated text, larger files", file_small, file_large, False),
+    ):
+        ours_1, ours_10 = peaks("ours", one), peaks("ours", ten)
+        peer_1, peer_10 = (peaks("peer", part) if with_peer else [] for part in (one, ten))
+        growths = [(b - a) / 1e6 for a, b in zip(ours_1, ours_10, strict=True)]
+        peer_text = "not run"
+        if with_peer:
+            a, b = (statistics.median(values) / 1e6 for values in (peer_1, peer_10))
+            peer_text = f"{a:.0f} MB to {b:.0f} MB"
+        a, b = (statistics.median(values) / 1e6 for values in (ours_1, ours_10))
+        rows.append(
+            Row(
+                f"memory growth, {one.megabytes:.0f} MB to {ten.megabytes:.0f} MB of {what}",
+                "< 50 MB",
+                "< 10 MB",
+                {
+                    "median": statistics.median(growths),
+                    "low": min(growths),
+                    "high": max(growths),
+                    "pairs": len(growths),
+                },
+                "MB",
+                peer_text,
+                f"{a:.0f} MB to {b:.0f} MB",
+                {"ours_1x": ours_1, "ours_10x": ours_10, "peer_1x": peer_1, "peer_10x": peer_10},
+            )
+        )
+    setup = (
+        "Peak of the whole command: the larger of the biggest process's ru_maxrss and of the "
+        "process tree's Pss, sampled every 50 ms. The first line has ten times as much distinct "
+        "text; the second repeats 100 MB of it, so only the files and the index grow."
+    )
+    example = ours_command(large.path, bench.work / "out" / "ours", kind, model)
+    return Measured(setup, rows, commands(bench, example))
+
+
+def large_files(bench: Bench) -> Measured:
+    """Does the rate hold when the file system has gigabytes to write?"""
+    vocabulary = VOCABULARIES["hf"]
+    model, kind = vocabulary_file("hf", bench.packages), vocabulary.kind
+    small = full_corpus(bench, 400)
+    large = repeated_corpus(
+        bench.corpora, bench.size(4000, 32), bench.size(400, 8)
+    )  # 4 GB of text: more than 2 GB to read and more than 2 GB to write
+
+    def seconds_of(part: Corpus) -> float:
+        warm(part.path)
+        with fresh(bench.work / "out") as out:
+            return run(ours_command(part.path, out / "ours", kind, model)).seconds
+
+    def per_byte(part: Corpus) -> float:
+        return seconds_of(part) / part.text_bytes
+
+    pairs = alternate(bench.pairs(3), lambda: per_byte(small), lambda: per_byte(large))
+    small_s, large_s = (
+        [value * part.text_bytes for value in values]
+        for part, values in ((small, pairs.peer), (large, pairs.ours))
+    )
+    row = ratio_row(
+        f"rate on {large.path.stat().st_size / 1e9:.1f} GB of JSONL against ours on "
+        f"{small.megabytes:.0f} MB",
+        "-",
+        "-",
+        pairs,
+        seconds_and_rate(small_s, small.text_bytes),
+        seconds_and_rate(large_s, large.text_bytes),
+    )
+    setup = "Ours against itself; the large corpus repeats the small one."
+    example = ours_command(large.path, bench.work / "out" / "ours", kind, model)
+    return Measured(setup, [row], commands(bench, example))
