@@ -9,66 +9,78 @@ import numpy.typing as npt
 
 from megatron_math.base.errors import UserError
 from megatron_math.blend.config import BlendStage, Leaf
-from megatron_math.blend.schedule import Schedule, cut_sizes, first_samples, schedule
+from megatron_math.blend.schedule import Schedule, first_samples, schedule
 from megatron_math.blend.shares import Targets, quota_targets, share_targets
 from megatron_math.blend.sources import Source, common_tokenizer
-from megatron_math.dataset.cuts import STREAMS
+from megatron_math.blend.tables import PLANNED, Planned, Sizes
+from megatron_math.dataset.cuts import segment_documents
 from megatron_math.dataset.plan import (
     PLAN_FORMAT,
     PLAN_VERSION,
+    History,
     PlanFile,
     PlanSource,
     PlanStage,
+    Standing,
 )
-from megatron_math.dataset.stream import Remainder, Stream, StreamSettings
+from megatron_math.dataset.split import HeldOutOrder, TrainingOrder
+from megatron_math.dataset.stream import Int64Array, Mark, StreamSettings
 
 Facts = dict[str, Any]
+BLOCK_SAMPLES = 4096  # with up to 64 sources; the counts stay below a byte in eight samples
 
 
 @dataclass(frozen=True)
 class Built:
-    """A plan in memory. orders: by stage, source number of each sample. facts: JSON types."""
+    """A plan in memory. arrays: by file name. facts: JSON types."""
 
     content: PlanFile
-    orders: list[npt.NDArray[np.unsignedinteger]]
+    arrays: dict[str, npt.NDArray]
     facts: Facts
 
 
 @dataclass(frozen=True)
 class _Use:
-    """One source in one stage; `stop_samples` ends it early where a quota says so."""
+    """One source in one stage; total_tokens: where it ends, None when it does not."""
 
     leaf: Leaf
-    stream: Stream
-    end_epoch: int | None
-    after: tuple[int, int] | None
-    stop_samples: int | None
-    total_tokens: int | None  # where it ends; None when it does not
+    source: Source
+    stream: Planned
+    sizes: Sizes
+    total_tokens: int | None
 
 
 def build_plan(
-    stages: list[BlendStage], sources: Mapping[str, Source], *, seed: int, validation: float
+    stages: list[BlendStage],
+    sources: Mapping[str, Source],
+    *,
+    seed: int,
+    validation: float,
+    history: History | None = None,
 ) -> Built:
     """Plan all stages. UserError when a budget or a quota cannot be met, with the numbers."""
-    left_at: dict[str, tuple[int, int, Stream]] = {}
-    planned, orders, facts = [], [], []
-    for number, stage in enumerate(stages):
+    standings = dict(history.sources) if history else {}
+    planned, facts = [], []
+    arrays: dict[str, npt.NDArray] = {}
+    for stage in stages:
         uses = [
-            _use(stage, leaf, sources[leaf.name], left_at.get(leaf.name), seed)
+            _use(stage, leaf, sources[leaf.name], standings.get(leaf.name), seed)
             for leaf in stage.mix.leaves()
         ]
         targets = _targets(stage, uses)
-        done = schedule(
-            targets,
-            [cut_sizes(use.stream, use.stop_samples) for use in uses],
-            stage.sequence_length,
-            stage.tokens,
-        )
-        for use, samples in zip(uses, done.samples, strict=True):
-            left_at[use.leaf.name] = (number, samples, use.stream)
-        planned.append(_describe_stage(stage, uses, targets, done))
-        facts.append(_stage_facts(stage, uses, targets, done, sources))
-        orders.append(done.order_N)
+        done = schedule(targets, [use.sizes for use in uses], stage.sequence_length, stage.tokens)
+        tables = [use.stream.table(done.samples[j]) for j, use in enumerate(uses)]
+        for j, use in enumerate(uses):
+            _check_start(use, tables[j])
+            standings[use.leaf.name] = Standing(
+                mark=use.stream.mark(tables[j], done.samples[j]),
+                tokens=use.stream.tokens_before + done.tokens[j],
+                bin_sha256=use.source.planned.bin.sha256,
+            )
+        described, stage_arrays = _describe_stage(stage, uses, targets, done, tables)
+        planned.append(described)
+        arrays |= stage_arrays
+        facts.append(_stage_facts(stage, uses, targets, done))
     tokenizer = common_tokenizer(sources.values())
     content = PlanFile(
         format=PLAN_FORMAT,
@@ -77,47 +89,58 @@ def build_plan(
         validation=validation,
         pad_id=tokenizer["eod"] if tokenizer else 0,
         tokenizer=tokenizer,
+        history=history,
         indexes={name: source.planned for name, source in sources.items()},
         stages=planned,
     )
     totals = {key: sum(stage[key] for stage in facts) for key in ("samples", "tokens")}
-    return Built(content, orders, {**totals, "stages": facts})
+    return Built(content, arrays, {**totals, "stages": facts})
 
 
 def _use(
-    stage: BlendStage,
-    leaf: Leaf,
-    source: Source,
-    left: tuple[int, int, Stream] | None,
-    seed: int,
+    stage: BlendStage, leaf: Leaf, source: Source, standing: Standing | None, seed: int
 ) -> _Use:
-    """Open the source's stream where the stage before left it, and find where it ends."""
-    start: Remainder | None = left[2].remainder(left[1]) if left else None
-    settings = StreamSettings(leaf.name, seed, stage.sequence_length, leaf.pack, leaf.align)
-
-    def open_stream(end_epoch: int | None) -> Stream:
-        lengths, documents = source.index.lengths_D, source.split.training
-        return STREAMS[leaf.pack](settings, lengths, documents, start=start, end_epoch=end_epoch)
-
-    stream = open_stream(None)
-    at_start_of_epoch = stream.tokens_before_start % stream.epoch_tokens == 0
+    """Open the source's stream where the run left it, and find where it ends."""
+    planned, tokens_before = source.planned, standing.tokens if standing else 0
+    settings = StreamSettings(stage.sequence_length, leaf.pack, leaf.align)
+    epochs_before, into_epoch = divmod(tokens_before, planned.training_tokens)
     end_epoch = leaf.max_epochs
-    if leaf.kind == "epochs" and leaf.amount.denominator == 1 and at_start_of_epoch:
-        end_epoch = stream.first_epoch + int(leaf.amount)
-    stop_samples = total = None
-    if end_epoch is not None:
-        if end_epoch <= stream.first_epoch:
+    if leaf.kind == "epochs" and leaf.amount.denominator == 1 and not into_epoch:
+        end_epoch = epochs_before + int(leaf.amount)
+    if end_epoch is not None and end_epoch <= epochs_before:
+        raise UserError(
+            f"{leaf.where}.max_epochs: {end_epoch}, and the stages before have used "
+            f"{epochs_before} epochs of '{leaf.name}'; raise it or leave the source out"
+        )
+    stream = PLANNED[leaf.pack](
+        settings,
+        TrainingOrder(source.index.lengths_D, source.split, seed=seed, name=leaf.name),
+        segment_documents(settings, planned.training_documents, planned.training_tokens),
+        planned.training_tokens,
+        standing.mark if standing else Mark(),
+        tokens_before,
+        end_epoch,
+    )
+    sizes, total = stream.sizes(), stream.total_tokens
+    if end_epoch is None and leaf.kind != "share":
+        quota = leaf.amount * (planned.training_tokens if leaf.kind == "epochs" else 1)
+        total, prefix = first_samples(sizes, -(-quota.numerator // quota.denominator))
+        sizes = iter(prefix)
+    return _Use(leaf, source, stream, sizes, total)
+
+
+def _check_start(use: _Use, table: Int64Array) -> None:
+    """The tokens up to the first epoch's end, counted, against those that the run reported."""
+    stream = use.stream
+    rows = stream.segments.rows_until(stream.start.epoch + 1)
+    if rows < table.shape[1]:
+        expected = (stream.start.epoch + 1) * stream.epoch_tokens - stream.tokens_before
+        if table[0, rows] != expected:
             raise UserError(
-                f"{leaf.where}.max_epochs: {end_epoch}, and the stages before have used "
-                f"{stream.first_epoch} epochs of '{leaf.name}'; raise it or leave the source out"
+                f"the source '{use.leaf.name}' has {table[0, rows]} tokens left in its epoch, by "
+                f"the {stream.tokens_before} that were used there must be {expected}; the "
+                f"data_state.json or the index is damaged"
             )
-        stream = open_stream(end_epoch)
-        total = stream.total_tokens
-    elif leaf.kind != "share":
-        quota = leaf.amount * (stream.epoch_tokens if leaf.kind == "epochs" else 1)
-        stop_samples, total = first_samples(stream, -(-quota.numerator // quota.denominator))
-    after = (left[0], left[1]) if left else None
-    return _Use(leaf, stream, end_epoch, after, stop_samples, total)
 
 
 def _targets(stage: BlendStage, uses: list[_Use]) -> Targets:
@@ -134,48 +157,90 @@ def _targets(stage: BlendStage, uses: list[_Use]) -> Targets:
 
 
 def _describe_stage(
-    stage: BlendStage, uses: list[_Use], targets: Targets, done: Schedule
-) -> PlanStage:
-    sources = [
-        PlanSource(
-            name=use.leaf.name,
-            groups=list(use.leaf.groups),
-            pack=use.leaf.pack,
-            align=use.leaf.align,
-            attend=use.leaf.attend,
-            loss=use.leaf.loss,  # type: ignore[arg-type]
-            share=str(targets.bends[0].shares[j]) if stage.tokens is not None else None,
-            end_epoch=use.end_epoch,
-            after=use.after,
-            samples=done.samples[j],
-            tokens=done.tokens[j],
-            epoch_samples=use.stream.epoch_samples(done.samples[j]),
+    stage: BlendStage,
+    uses: list[_Use],
+    targets: Targets,
+    done: Schedule,
+    tables: list[Int64Array],
+) -> tuple[PlanStage, dict[str, npt.NDArray]]:
+    """The stage's entry and the arrays that it names."""
+    sources, parts, first = [], [], 0
+    for j, use in enumerate(uses):
+        validation = _validation_table(use)
+        places = []
+        for table in (tables[j], validation):
+            places.append((first, table.shape[1] - 1))
+            parts.append(table)
+            first += table.shape[1]
+        sources.append(
+            PlanSource(
+                name=use.leaf.name,
+                groups=list(use.leaf.groups),
+                pack=use.leaf.pack,
+                align=use.leaf.align,
+                attend=use.leaf.attend,
+                loss=use.leaf.loss,  # type: ignore[arg-type]
+                share=str(targets.bends[0].shares[j]) if stage.tokens is not None else None,
+                end_epoch=use.stream.end_epoch,
+                segment_documents=use.stream.segment_documents,
+                start=use.stream.start,
+                tokens_before=use.stream.tokens_before,
+                samples=done.samples[j],
+                tokens=done.tokens[j],
+                table=places[0],
+                validation_table=places[1],
+            )
         )
-        for j, use in enumerate(uses)
-    ]
-    return PlanStage(
+    block_samples = BLOCK_SAMPLES << max(0, (len(uses) - 1).bit_length() - 6)
+    planned = PlanStage(
         name=stage.name,
         sequence_length=stage.sequence_length,
         num_samples=len(done.order_N),
         tokens=sum(done.tokens),
         order=f"order_{stage.name}.npy",
+        counts=f"counts_{stage.name}.npy",
+        block_samples=block_samples,
+        segments=f"segments_{stage.name}.npy",
         sources=sources,
     )
+    return planned, {
+        planned.order: done.order_N,
+        planned.counts: count_blocks(done.order_N, block_samples, len(uses)),
+        planned.segments: np.concatenate(parts, axis=1),
+    }
 
 
-def _stage_facts(
-    stage: BlendStage,
-    uses: list[_Use],
-    targets: Targets,
-    done: Schedule,
-    sources: Mapping[str, Source],
-) -> Facts:
+def _validation_table(use: _Use) -> Int64Array:
+    planned, training = use.source.planned, use.stream
+    if planned.validation_tokens == 0:
+        return np.zeros((2, 1), dtype=np.int64)
+    stream = PLANNED[use.leaf.pack](
+        training.settings,
+        HeldOutOrder(use.source.index.lengths_D, use.source.split),
+        training.segment_documents,
+        planned.validation_tokens,
+        end_epoch=1,
+    )
+    return stream.table(sum(len(sizes) for sizes, _ in stream.sizes()))
+
+
+def count_blocks(
+    order_N: npt.NDArray[np.unsignedinteger], block_samples: int, num_sources: int
+) -> Int64Array:
+    """[blocks + 1, sources]: samples of each source before every block of the order."""
+    counts = [np.zeros(num_sources, dtype=np.int64)]
+    for first in range(0, len(order_N), block_samples):
+        block = order_N[first : first + block_samples]
+        counts.append(counts[-1] + np.bincount(block, minlength=num_sources))
+    return np.stack(counts)
+
+
+def _stage_facts(stage: BlendStage, uses: list[_Use], targets: Targets, done: Schedule) -> Facts:
     tokens = sum(done.tokens)
     reached = [bend for bend in targets.bends[1:] if bend.tokens < tokens]
     rows = []
     for j, use in enumerate(uses):
-        planned, stream = sources[use.leaf.name].planned, use.stream
-        used_before = stream.tokens_before_start
+        planned, used_before = use.source.planned, use.stream.tokens_before
         slots = done.samples[j] * stage.sequence_length
         ended_at = [bend.tokens for bend in reached if j in bend.ended]
         rows.append(

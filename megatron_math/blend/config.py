@@ -71,7 +71,8 @@ class BlendConfig(Section):
     seed: Annotated[int, Field(ge=0)] | None = None  # default: the road's
     align: Annotated[int, Field(ge=1)] = 1
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of documents held out
-    stages: list[StageSection] | None = None
+    continue_from: str | None = None  # a checkpoint whose data go on here, under another blend
+    stages: list[StageSection] | None = None  # after that checkpoint, where one is continued
     tokens: Tokens | None = None  # with `mix`: shorthand for a single stage named 'train'
     mix: dict[str, Part] | None = None
 

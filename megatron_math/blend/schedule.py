@@ -1,13 +1,13 @@
 """The order of a stage: streams of sizes and targets in, a source number for every sample out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from megatron_math.blend.shares import Targets
-from megatron_math.dataset.stream import Stream
+from megatron_math.blend.tables import Sizes
 from megatron_math.native.order import blend_order
 
 NO_LIMIT = 1 << 60
@@ -25,35 +25,23 @@ class Schedule:
     tokens: list[int]
 
 
-def first_samples(stream: Stream, tokens: int) -> tuple[int, int]:
-    """(samples, tokens) of the shortest prefix of the stream that holds at least `tokens`."""
-    num_samples = total = 0
-    for sizes, _ in stream.sizes():
-        sums = total + np.cumsum(sizes)
+def first_samples(sizes: Sizes, tokens: int) -> tuple[int, list[tuple[Int64Array, bool]]]:
+    """(tokens, sizes) of the shortest prefix of a stream that holds at least `tokens`."""
+    total, prefix = 0, list[tuple[Int64Array, bool]]()
+    for chunk, is_last in sizes:
+        sums = total + np.cumsum(chunk)
         if len(sums) and sums[-1] >= tokens:
             last = int(np.searchsorted(sums, tokens))
-            return num_samples + last + 1, int(sums[last])
-        num_samples += len(sizes)
+            return int(sums[last]), [*prefix, (chunk[: last + 1], True)]
+        prefix.append((chunk, is_last))
         total = int(sums[-1]) if len(sums) else total
-    return num_samples, total
-
-
-def cut_sizes(stream: Stream, num_samples: int | None) -> Iterator[tuple[Int64Array, bool]]:
-    """The stream's sizes, ended after `num_samples` where that is given."""
-    for sizes, is_last in stream.sizes():
-        if num_samples is not None:
-            sizes = sizes[:num_samples]
-            num_samples -= len(sizes)
-            is_last = is_last or num_samples == 0
-        yield sizes, is_last
-        if is_last:
-            return
+    return total, prefix
 
 
 class _Feed:
     """Sizes of one source, topped up as they are used."""
 
-    def __init__(self, chunks: Iterator[tuple[Int64Array, bool]]) -> None:
+    def __init__(self, chunks: Sizes) -> None:
         self._chunks = chunks
         self.pending = np.empty(0, dtype=np.int64)
         self.more = True
@@ -67,12 +55,12 @@ class _Feed:
             sizes, is_last = next(self._chunks)
             parts.append(sizes)
             self.more = not is_last
-        self.pending = np.concatenate([self.pending, *parts])
+        self.pending = parts[0] if len(parts) == 1 else np.concatenate([self.pending, *parts])
 
 
 def schedule(
     targets: Targets,
-    sizes: Sequence[Iterator[tuple[Int64Array, bool]]],
+    sizes: Sequence[Sizes],
     sequence_length: int,
     max_tokens: int | None,
 ) -> Schedule:
@@ -86,7 +74,7 @@ def schedule(
         for values in (targets.starts, targets.bases, targets.shares)
     )
     dtype = np.uint16 if len(feeds) < 1 << 16 else np.uint32
-    pieces: list[npt.NDArray] = []
+    order = bytearray()  # grows in place, where joining arrays would hold all of it twice
     while True:
         for feed, count in zip(feeds, counts, strict=True):
             feed.use(int(count))
@@ -105,5 +93,5 @@ def schedule(
         given = after.tolist()
         counts = np.bincount(piece, minlength=len(feeds))
         used = used + counts
-        pieces.append(piece.astype(dtype))
-    return Schedule(np.concatenate([np.empty(0, dtype), *pieces]), used.tolist(), given)
+        order += piece.astype(dtype).tobytes()
+    return Schedule(np.frombuffer(order, dtype), used.tolist(), given)

@@ -11,11 +11,12 @@ from megatron_math.base.log import log
 from megatron_math.base.road import Road
 from megatron_math.blend.config import Leaf
 from megatron_math.dataset.documents import IndexedDocuments
-from megatron_math.dataset.fingerprint import digests, probe_index, read_sidecar
+from megatron_math.dataset.fingerprint import digests, index_files, probe, read_sidecar
 from megatron_math.dataset.plan import PlanIndex
-from megatron_math.dataset.split import Split, split_documents
+from megatron_math.dataset.split import HeldOutOrder, Split
 
 INDEX_STAGE = "30_index"
+DOCUMENTS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def find_indexes(road: Road, leaves: Iterable[Leaf]) -> dict[str, IndexedDocumen
             raise UserError(f"{leaf.where}: {error}") from None
         if leaf.loss != "all":
             index.require_roles(f"{leaf.where}.loss: {', '.join(leaf.loss)}")
-        if not (index.lengths_D > 0).any():
+        if index.num_tokens == 0:
             raise UserError(f"{leaf.where}: the index {prefix} holds no tokens; index it again")
     return found
 
@@ -64,7 +65,10 @@ def open_sources(
     seed: int,
     validation: float,
 ) -> dict[str, Source]:
-    """Digest and split every index. UserError when two of them have different tokenizers."""
+    """Check, digest and split every index.
+
+    UserError for a damaged one, and when two of them have different tokenizers.
+    """
     with_roles = {leaf.name for leaf in leaves if leaf.loss != "all"}
     sources = {
         name: _open(name, index, folder, seed, validation, name in with_roles)
@@ -82,29 +86,48 @@ def _open(
     validation: float,
     with_roles: bool,
 ) -> Source:
-    index.check_pointers()
+    num_empty = index.check_pointers()
     sidecar = read_sidecar(index)
-    files = digests(index, sidecar)
-    split = split_documents(index, seed=seed, share=validation, bin_sha256=files["bin"]["sha256"])
+    files = index_files(index, with_roles=with_roles)
+    found = digests(index, files)
+    split = Split.draw(
+        index.num_documents, seed=seed, share=validation, bin_sha256=found["bin"]["sha256"]
+    )
+    held_out = _held_out_tokens(index, split)
+    if held_out == index.num_tokens:
+        raise UserError(
+            f"all {held_out} tokens of the index {index.prefix} are in the "
+            f"{split.num_held_out} documents held out, none is left to train on; "
+            f"lower blend.validation or give more documents"
+        )
     tokenizer = sidecar["tokenizer"] if sidecar else None
     if tokenizer is None:
         log.warning("%s has no sidecar: which tokenizer wrote it is not known", index.prefix)
     planned = PlanIndex.model_validate(
         {
             "prefix": _relative(index.prefix, folder),
-            "probe": probe_index(index, with_roles=with_roles),
-            **files,
+            "probe": probe(list(files.values())),
+            "roles": None,
+            **found,
             "tokenizer": tokenizer["fingerprint"] if tokenizer else None,
             "documents": index.num_documents,
-            "empty_documents": split.num_empty,
+            "empty_documents": num_empty,
             "tokens": index.num_tokens,
-            "training_documents": len(split.training),
-            "training_tokens": int(index.lengths_D[split.training].sum(dtype="int64")),
-            "validation_documents": len(split.validation),
-            "validation_tokens": int(index.lengths_D[split.validation].sum(dtype="int64")),
+            "training_documents": split.num_documents - split.num_held_out,
+            "training_tokens": index.num_tokens - held_out,
+            "validation_documents": split.num_held_out,
+            "validation_tokens": held_out,
         }
     )
     return Source(name, index, split, planned, tokenizer)
+
+
+def _held_out_tokens(index: IndexedDocuments, split: Split) -> int:
+    order, total = HeldOutOrder(index.lengths_D, split), 0
+    for first in range(0, split.num_held_out, DOCUMENTS_AT_ONCE):
+        count = min(DOCUMENTS_AT_ONCE, split.num_held_out - first)
+        total += int(order.read(0, first, count)[1].sum())
+    return total
 
 
 def _relative(prefix: Path, folder: Path) -> str:

@@ -1,19 +1,77 @@
-"""The two ways to make samples of a stream's documents: `concat` and `whole` (`STREAMS`).
+"""The two ways to make samples of a stream's segments: `concat` and `whole` (`STREAMS`)."""
 
-Suffixes: D documents of an epoch in their order, P pieces of its packs.
-"""
-
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from megatron_math.dataset.stream import Epoch, Int64Array, Piece, Remainder, Stream
-from megatron_math.native.order import pack_index, sample_index
+from megatron_math.dataset.stream import (
+    Inside,
+    Int64Array,
+    Items,
+    Mark,
+    Stream,
+    StreamSettings,
+)
+from megatron_math.native.order import pack_index
 
-# Open bins. 200,000 GSM8K-like lengths at 4,096: 0.354, 0.336 and 0.333 % padding with 16, 64 and
-# 256 (2026-11-21).
-PACK_WINDOW = 64
-CHUNK_SAMPLES = 1 << 16
+PACK_WINDOW = 64  # open bins
+CONCAT_SEGMENT = 256  # positions
+# Bins that a segment leaves half empty must not matter, and a segment must be decoded in no time.
+PACKS_A_SEGMENT, LEAST_SEGMENT, LARGEST_SEGMENT = 2048, 1 << 12, 1 << 18
+
+
+def segment_documents(settings: StreamSettings, num_documents: int, num_tokens: int) -> int:
+    """Positions of a segment for documents that hold `num_tokens` together: a power of two."""
+    if settings.pack == "concat":
+        return CONCAT_SEGMENT
+    wanted = PACKS_A_SEGMENT * settings.sequence_length * num_documents // max(1, num_tokens)
+    return min(max(LEAST_SEGMENT, 1 << max(0, wanted - 1).bit_length()), LARGEST_SEGMENT)
+
+
+def to_slots(lengths: Int64Array, align: int) -> Int64Array:
+    return lengths if align == 1 else -(-lengths // align) * align
+
+
+class Packs(NamedTuple):
+    """pieces_P3: item, start inside it, tokens; pack p has starts[p] .. starts[p + 1] - 1."""
+
+    pieces_P3: Int64Array
+    starts: Int64Array
+
+    def tokens(self) -> Int64Array:
+        """Tokens, without padding, of each pack."""
+        sums = np.concatenate([[0], np.cumsum(self.pieces_P3[:, 2])])
+        return np.diff(sums[self.starts])
+
+
+def pack(items: Items, sequence_length: int, align: int) -> Packs:
+    return Packs(*pack_index(items.lengths, sequence_length, align, PACK_WINDOW))
+
+
+def left_over(inside: Inside, items: Items) -> Items:
+    """What `inside` leaves of its segment's items."""
+    if inside.pack == "concat":
+        ends = np.cumsum(to_slots(items.lengths, inside.align))
+        first = int(np.searchsorted(ends, inside.used, side="right"))
+        used = np.zeros(len(items.lengths), dtype=np.int64)
+        used[:first] = items.lengths[:first]
+        used[first:][:1] = inside.used - (ends[first - 1] if first else 0)
+    else:
+        pieces_P3, starts = pack(items, inside.sequence_length, inside.align)
+        taken = pieces_P3[: starts[inside.used]]
+        used = np.zeros(len(items.lengths), dtype=np.int64)
+        np.add.at(used, taken[:, 0], taken[:, 2])
+    left = used < items.lengths  # a cut document's pieces come in order: a tail is left
+    return Items(items.documents[left], (items.heads + used)[left], (items.lengths - used)[left])
+
+
+class _Laid(NamedTuple):
+    """A row of a concat stream, by item: where its slots begin and end inside the row."""
+
+    epoch: int
+    items: Items
+    begins: Int64Array
+    ends: Int64Array
 
 
 class ConcatStream(Stream):
@@ -22,161 +80,121 @@ class ConcatStream(Stream):
     Documents begin at multiples of `align`, which divides S: no sample begins inside padding.
     """
 
-    def _cut(
-        self, number: int, lengths_D: Int64Array, slots_D: Int64Array
-    ) -> tuple[Int64Array, ...]:
-        offset = self._slots_before_epoch(number)
-        return (sample_index(slots_D, self.settings.sequence_length, offset),)
-
+    @property
     def num_samples(self) -> int:
-        assert self.end_epoch is not None
-        return -(-self._slots_before_epoch(self.end_epoch) // self.settings.sequence_length)
+        return -(-int(self._units[-1]) // self.settings.sequence_length)
 
-    def _locate(self, sample: int) -> tuple[int, int, int]:
-        """(epoch, position in its order, slot inside that document) of a sample's first slot."""
-        slot = sample * self.settings.sequence_length
-        epoch = self.first_epoch
-        if slot >= self._first_slots:
-            epoch += 1 + (slot - self._first_slots) // self._epoch_slots
-        before = -(-self._slots_before_epoch(epoch) // self.settings.sequence_length)
-        position, offset = self.epoch(epoch).cuts[0][sample - before]
-        return epoch, int(position), int(offset)
+    def _row(self, row: int) -> _Laid:
+        def make() -> tuple[_Laid, list[Int64Array]]:
+            items = self.segments.read(row)
+            slots = to_slots(items.lengths, self.settings.align)
+            ends = np.cumsum(slots)
+            laid = _Laid(self.segments.place(row)[0], items, ends - slots, ends)
+            return laid, [*items, laid.begins, ends]
 
-    def layout(self, sample: int) -> list[Piece]:
-        number, position, offset = self._locate(sample)
-        wanted = self.settings.sequence_length + 1
-        pieces: list[Piece] = []
-        while wanted > 0 and number != self.end_epoch:
-            epoch = self.epoch(number)
-            num_documents = len(epoch.documents_D)
-            while wanted > 0 and position < num_documents:
-                tokens = min(int(epoch.lengths_D[position]) - offset, wanted)
-                padding = min(int(epoch.slots_D[position]) - offset - tokens, wanted - tokens)
-                start = int(epoch.heads_D[position]) + offset
-                pieces.append(Piece(int(epoch.documents_D[position]), start, tokens, padding))
-                wanted -= tokens + padding
-                position, offset = position + 1, 0
-            number, position = number + 1, 0
-        return pieces
+        return self._cache.get((self, row), make)
+
+    def pieces(self, sample: int) -> Int64Array:
+        first = sample * self.settings.sequence_length
+        stop = first + self.settings.sequence_length + 1
+        row, offset = self._find(first)
+        parts = []
+        while first < stop and row < self.num_rows:
+            laid = self._row(row)
+            part, offset = self._part(laid, offset, offset + stop - first), 0
+            parts.append(part)
+            row += 1
+            first = int(self._units[row])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @staticmethod
+    def _part(laid: _Laid, first: int, stop: int) -> Int64Array:
+        """What a row's slots first .. stop - 1 hold."""
+        begin = int(np.searchsorted(laid.ends, first, side="right"))
+        end = int(np.searchsorted(laid.begins, stop, side="left"))
+        documents, heads, lengths = (array[begin:end] for array in laid.items)
+        begins = laid.begins[begin:end]
+        inputs_begin = np.maximum(begins, first)
+        tokens_end = np.minimum(begins + lengths, stop)
+        part = np.empty((end - begin, 5), dtype=np.int64)
+        part[:, 0] = documents
+        part[:, 1] = heads + inputs_begin - begins
+        part[:, 2] = tokens_end - inputs_begin
+        part[:, 3] = np.minimum(laid.ends[begin:end], stop) - tokens_end
+        part[:, 4] = laid.epoch
+        return part
 
     def tokens_before(self, sample: int) -> int:
-        slot, total = sample * self.settings.sequence_length, self.total_tokens
-        if self.settings.align == 1:
-            return slot if total is None else min(slot, total)
-        if self.end_epoch is not None and slot >= self._slots_before_epoch(self.end_epoch):
-            return self._tokens_before_epoch(self.end_epoch)
-        number, position, offset = self._locate(sample)
-        inside = int(self.epoch(number).lengths_D[:position].sum()) + offset
-        return self._tokens_before_epoch(number) + inside
-
-    def remainder(self, sample: int) -> Remainder:
         slot = sample * self.settings.sequence_length
-        if self.end_epoch is not None and slot >= self._slots_before_epoch(self.end_epoch):
-            epoch = self.epoch(self.end_epoch)
-            return Remainder(self.end_epoch, epoch.documents_D, epoch.heads_D)
-        number, position, offset = self._locate(sample)
-        epoch = self.epoch(number)
-        heads_D = epoch.heads_D[position:].copy()
-        heads_D[0] += offset
-        return Remainder(epoch.number, epoch.documents_D[position:], heads_D)
-
-    def sizes(self) -> Iterator[tuple[Int64Array, bool]]:
+        if slot >= self._units[-1]:
+            return self.num_tokens
         if self.settings.align == 1:
-            yield from self._even_sizes()
-            return
-        number, sample, before = self.first_epoch, 0, 0
-        while number != self.end_epoch:
-            epoch = self.epoch(number)
-            position, offset = epoch.cuts[0].T
-            sums = np.concatenate([[0], np.cumsum(epoch.lengths_D)])
-            inside = sums[position] + offset
-            sample += len(position)
-            number += 1
-            after = self.tokens_before(sample)
-            marks = np.append(self._tokens_before_epoch(epoch.number) + inside, after)
-            assert len(position) == 0 or marks[0] == before
-            before = after
-            yield np.diff(marks), number == self.end_epoch
+            return slot
+        row, offset = self._find(slot)
+        laid = self._row(row)
+        item = int(np.searchsorted(laid.ends, offset, side="right"))
+        inside = int(laid.items.lengths[:item].sum()) + offset - int(laid.begins[item])
+        return int(self._tokens[row]) + inside
 
-    def _even_sizes(self) -> Iterator[tuple[Int64Array, bool]]:
-        length, total = self.settings.sequence_length, self.total_tokens
-        chunk = np.full(CHUNK_SAMPLES, length, dtype=np.int64)
-        if total is None:
-            while True:
-                yield chunk, False
-        whole, rest = divmod(total, length)
-        for _ in range(whole // CHUNK_SAMPLES):
-            yield chunk, False
-        last = chunk[: whole % CHUNK_SAMPLES]
-        yield (np.append(last, rest) if rest else last), True
+    def mark(self, sample: int) -> Mark:
+        slot = sample * self.settings.sequence_length
+        if slot >= self._units[-1]:
+            return self.segments.mark(self.num_rows, self.settings, 0)
+        row, offset = self._find(slot)
+        return self.segments.mark(row, self.settings, offset)
+
+
+class _Packed(NamedTuple):
+    """A row of a whole stream: its packs' pieces as `Piece` has them, and where packs begin."""
+
+    pieces_P5: Int64Array
+    starts: Int64Array
+    tokens_before: Int64Array  # of each pack, inside the row
 
 
 class WholeStream(Stream):
-    """Documents packed whole (best fit), epoch by epoch; only longer ones than S are cut."""
+    """Documents packed whole (best fit), segment by segment; only longer ones than S are cut."""
 
-    def _cut(
-        self, number: int, lengths_D: Int64Array, slots_D: Int64Array
-    ) -> tuple[Int64Array, ...]:
-        settings = self.settings
-        return pack_index(lengths_D, settings.sequence_length, settings.align, PACK_WINDOW)
-
-    def _samples_of_epoch(self, number: int) -> int:
-        known = self._epoch_samples
-        while len(known) <= number - self.first_epoch:
-            known.append(len(self.epoch(self.first_epoch + len(known)).cuts[1]) - 1)
-        return known[number - self.first_epoch]
-
-    def epoch_samples(self, num_samples: int) -> list[int]:
-        """Samples of each epoch that the stream's first `num_samples` touch."""
-        touched: list[int] = []
-        while sum(touched) < num_samples:
-            touched.append(self._samples_of_epoch(self.first_epoch + len(touched)))
-        return touched
-
+    @property
     def num_samples(self) -> int:
-        assert self.end_epoch is not None
-        return sum(map(self._samples_of_epoch, range(self.first_epoch, self.end_epoch)))
+        return int(self._units[-1])
 
-    def _locate(self, sample: int) -> tuple[Epoch, int]:
-        """(epoch, pack inside it)"""
-        number = self.first_epoch
-        while sample >= self._samples_of_epoch(number):
-            sample -= self._samples_of_epoch(number)
-            number += 1
-        return self.epoch(number), sample
+    def _row(self, row: int) -> _Packed:
+        def make() -> tuple[_Packed, _Packed]:
+            length, align = self.settings.sequence_length, self.settings.align
+            items = self.segments.read(row)
+            packs = pack(items, length, align)
+            item, start, tokens = packs.pieces_P3.T
+            # The token behind a sequence that a longer document fills is the last label.
+            goes_on = (tokens == length) & (start + tokens < items.lengths[item])
+            pieces_P5 = np.empty((len(item), 5), dtype=np.int64)
+            pieces_P5[:, 0] = items.documents[item]
+            pieces_P5[:, 1] = items.heads[item] + start
+            pieces_P5[:, 2] = tokens + goes_on
+            pieces_P5[:, 3] = np.where(goes_on, 0, to_slots(tokens, align) - tokens)
+            pieces_P5[:, 4] = self.segments.place(row)[0]
+            before = np.concatenate([[0], np.cumsum(packs.tokens())])
+            packed = _Packed(pieces_P5, packs.starts, before)
+            return packed, packed
 
-    def layout(self, sample: int) -> list[Piece]:
-        epoch, pack = self._locate(sample)
-        length, align = self.settings.sequence_length, self.settings.align
-        pieces_P3, starts = epoch.cuts
-        pieces = []
-        for position, start, tokens in pieces_P3[starts[pack] : starts[pack + 1]].tolist():
-            if tokens == length and start + tokens < epoch.lengths_D[position]:
-                tokens += 1  # the cut document's next token is the last label
-            first = int(epoch.heads_D[position]) + start
-            pieces.append(Piece(int(epoch.documents_D[position]), first, tokens, -tokens % align))
-        return pieces
+        return self._cache.get((self, row), make)
+
+    def pieces(self, sample: int) -> Int64Array:
+        row, number = self._find(sample)
+        packed = self._row(row)
+        return packed.pieces_P5[packed.starts[number] : packed.starts[number + 1]]
 
     def tokens_before(self, sample: int) -> int:
-        epoch, pack = self._locate(sample)
-        pieces_P3, starts = epoch.cuts
-        return self._tokens_before_epoch(epoch.number) + int(pieces_P3[: starts[pack], 2].sum())
+        if sample == self.num_samples:
+            return self.num_tokens
+        row, number = self._find(sample)
+        return int(self._tokens[row]) + int(self._row(row).tokens_before[number])
 
-    def remainder(self, sample: int) -> Remainder:
-        epoch, pack = self._locate(sample)
-        pieces_P3, starts = epoch.cuts
-        used_D = np.zeros(len(epoch.documents_D), dtype=np.int64)
-        np.add.at(used_D, pieces_P3[: starts[pack], 0], pieces_P3[: starts[pack], 2])
-        left = used_D < epoch.lengths_D  # a cut document's pieces come in order: a tail is left
-        return Remainder(epoch.number, epoch.documents_D[left], epoch.heads_D[left] + used_D[left])
-
-    def sizes(self) -> Iterator[tuple[Int64Array, bool]]:
-        number = self.first_epoch
-        while number != self.end_epoch:
-            pieces_P3, starts = self.epoch(number).cuts
-            self._samples_of_epoch(number)
-            number += 1
-            yield np.add.reduceat(pieces_P3[:, 2], starts[:-1]), number == self.end_epoch
+    def mark(self, sample: int) -> Mark:
+        if sample == self.num_samples:
+            return self.segments.mark(self.num_rows, self.settings, 0)
+        row, number = self._find(sample)
+        return self.segments.mark(row, self.settings, number)
 
 
 STREAMS: dict[str, type[Stream]] = {"concat": ConcatStream, "whole": WholeStream}

@@ -18,11 +18,13 @@ VERSION = 1
 HEADER_BYTES = 34
 # Codes of megatron.core.datasets.indexed_dataset.DType that can hold token ids.
 DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
+CHECKED_TOGETHER = 1 << 20  # documents
 ROLES = {"prompt": 0, "solution": 1, "tool_output": 2, "other": 3}
 
 
 class IndexedDocuments:
-    """Documents of one index. Opening reads the header and maps the files; no token is touched.
+    """Documents of one index. Opening reads the header and the last document's place, and maps the
+    files: it costs the same for any number of documents.
 
     prefix: path without `.bin`/`.idx`. Raises UserError when a file is missing or when the header,
     the counts and the file sizes do not agree, saying what was found.
@@ -73,13 +75,14 @@ class IndexedDocuments:
             )
         self.lengths_D = self._section(np.int32, n, HEADER_BYTES)
         self._pointers_D = self._section(np.int64, n, HEADER_BYTES + 4 * n)
-        self.num_tokens = int(self.lengths_D.sum(dtype=np.int64))
-        found_bytes = self.bin_path.stat().st_size
-        if self.num_tokens * self.dtype.itemsize != found_bytes or (n and self.lengths_D.min() < 0):
+        found_bytes, item_bytes = self.bin_path.stat().st_size, self.dtype.itemsize
+        end = int(self._pointers_D[-1]) + int(self.lengths_D[-1]) * item_bytes if n else 0
+        self.num_tokens = end // item_bytes
+        if end != found_bytes or end % item_bytes:
             raise UserError(
-                f"{self.bin_path} and its .idx do not belong together: the .idx counts "
-                f"{self.num_tokens} tokens of {self.dtype.itemsize} bytes, the .bin has "
-                f"{found_bytes} bytes; write the index again"
+                f"{self.bin_path} and its .idx do not belong together: by the .idx the last "
+                f"document ends at byte {end}, the .bin has {found_bytes} bytes; write the index "
+                f"again"
             )
 
     def _section(self, dtype: type, count: int, offset: int) -> npt.NDArray:
@@ -111,15 +114,45 @@ class IndexedDocuments:
                 f"the {self.num_tokens} tokens is expected; write the index again"
             )
 
-    def check_pointers(self) -> None:
-        """UserError unless each document begins where the one before ends (reads all of .idx)."""
-        ends = np.cumsum(self.lengths_D, dtype=np.int64) * self.dtype.itemsize
-        wrong = np.flatnonzero(self._pointers_D[1:] != ends[:-1])
-        if len(wrong) or (self.num_documents and self._pointers_D[0] != 0):
-            raise UserError(
-                f"{self.idx_path} is damaged: document {int(wrong[0]) + 1 if len(wrong) else 0} "
-                f"does not begin where the one before it ends; write the index again"
-            )
+    def check_pointers(self) -> int:
+        """Read all of the .idx and return the number of empty documents.
+
+        UserError unless each document begins where the one before ends.
+        """
+        begin = num_empty = 0
+        for first in range(0, self.num_documents, CHECKED_TOGETHER):
+            lengths = self.lengths_D[first : first + CHECKED_TOGETHER].astype(np.int64)
+            if (lengths < 0).any():
+                wrong = first + int(np.argmax(lengths < 0))
+                raise UserError(
+                    f"{self.idx_path} is damaged: document {wrong} has {self.lengths_D[wrong]} "
+                    f"tokens; write the index again"
+                )
+            ends = begin + np.cumsum(lengths) * self.dtype.itemsize
+            expected = np.concatenate([[begin], ends[:-1]])
+            differs = self._pointers_D[first : first + CHECKED_TOGETHER] != expected
+            if differs.any():
+                raise UserError(
+                    f"{self.idx_path} is damaged: document {first + int(np.argmax(differs))} "
+                    f"does not begin where the one before it ends; write the index again"
+                )
+            begin = int(ends[-1])
+            num_empty += int(np.count_nonzero(lengths == 0))
+        return num_empty
+
+    def first_tokens(self, documents: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where in `.bin` the documents begin, counted in tokens."""
+        return self._pointers_D[documents] // self.dtype.itemsize
+
+    @property
+    def all_tokens(self) -> npt.NDArray:
+        """All of `.bin`, memory-mapped."""
+        return self._tokens
+
+    @property
+    def all_roles(self) -> npt.NDArray[np.uint8]:
+        """All of `.roles`, memory-mapped; UserError where it is missing or of another size."""
+        return self._roles
 
     def tokens(self, document: int, start: int, count: int) -> npt.NDArray:
         """`count` ids of a document from `start` on, a read-only view in the file's dtype."""

@@ -1,7 +1,9 @@
-"""What an index holds, in digests: read from its sidecar, or computed where there is none.
+"""Is this still the corpus that was planned with? Stamps, probes, digests, and the sidecar.
 
-The probe is a digest of the sizes and of 64 blocks spread over each file: a corpus rewritten at
-the same prefix is noticed in milliseconds, without reading all of it.
+Stamps (size, times, inode) are enough while they are equal: no program changes a file's bytes and
+keeps its time of change. Where they differ, a probe of 64 blocks finds most rewrites at once, and
+a sidecar that is not older than its files says their digests. What is left, files that somebody
+touched and nothing vouches for, is hashed where that takes less than a second.
 """
 
 import hashlib
@@ -14,6 +16,25 @@ from megatron_math.dataset.documents import IndexedDocuments
 
 PROBE_BLOCKS = 64
 PROBE_BLOCK_BYTES = 4096
+HASHED_WHEN_OPENED = 256 << 20  # bytes
+
+Stamps = dict[str, list[int]]
+
+
+def index_files(index: IndexedDocuments, *, with_roles: bool) -> dict[str, Path]:
+    """The files that decide what is read, by their suffix without the dot."""
+    files = {"bin": index.bin_path, "idx": index.idx_path}
+    return files | ({"roles": index.roles_path} if with_roles else {})
+
+
+def stamps(files: dict[str, Path]) -> Stamps:
+    """By suffix: bytes, time of last write and of last change in ns, inode."""
+    found = {}
+    for suffix, path in files.items():
+        status = path.stat()
+        times = [status.st_mtime_ns, status.st_ctime_ns]
+        found[suffix] = [status.st_size, *times, status.st_ino]
+    return found
 
 
 def probe(paths: list[Path]) -> str:
@@ -30,8 +51,8 @@ def probe(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def probe_index(index: IndexedDocuments, *, with_roles: bool) -> str:
-    return probe([index.bin_path, index.idx_path, *([index.roles_path] if with_roles else [])])
+def sidecar_path(index: IndexedDocuments) -> Path:
+    return index.prefix.with_name(index.prefix.name + ".json")
 
 
 def read_sidecar(index: IndexedDocuments) -> dict[str, Any] | None:
@@ -39,7 +60,7 @@ def read_sidecar(index: IndexedDocuments) -> dict[str, Any] | None:
 
     Raises UserError when it speaks of other files than those beside it.
     """
-    path = index.prefix.with_name(index.prefix.name + ".json")
+    path = sidecar_path(index)
     if not path.is_file():
         return None
     sidecar = read_json(path)
@@ -60,11 +81,68 @@ def read_sidecar(index: IndexedDocuments) -> dict[str, Any] | None:
     return sidecar
 
 
-def digests(index: IndexedDocuments, sidecar: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """{"bin": {"bytes", "sha256"}, "idx": ...}; reads both files where the sidecar is missing."""
-    if sidecar is not None:
-        return {key: dict(sidecar[key]) for key in ("bin", "idx")}
+def vouched(index: IndexedDocuments, files: dict[str, Path]) -> dict[str, str]:
+    """sha256 of the files for which a sidecar vouches: it names one, and was written after it."""
+    sidecar = read_sidecar(index)
+    if sidecar is None:
+        return {}
+    written = sidecar_path(index).stat().st_mtime_ns
     return {
-        key: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        for key, path in (("bin", index.bin_path), ("idx", index.idx_path))
+        suffix: sidecar[suffix]["sha256"]
+        for suffix, path in files.items()
+        if suffix in sidecar and path.stat().st_mtime_ns <= written
     }
+
+
+def digests(index: IndexedDocuments, files: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    """By suffix {"bytes", "sha256"}; reads the files that no sidecar vouches for.
+
+    Raises UserError when one of these is not what the sidecar says.
+    """
+    told, found = vouched(index, files), {}
+    sidecar = read_sidecar(index) or {}
+    for suffix, path in files.items():
+        sha256 = told.get(suffix) or sha256_file(path)
+        if suffix in sidecar and sidecar[suffix]["sha256"] != sha256:
+            raise UserError(
+                f"{path} is not the file that {sidecar_path(index)} describes: its sha256 is "
+                f"{sha256[:12]}, {sidecar[suffix]['sha256'][:12]} is told; write the index again"
+            )
+        found[suffix] = {"bytes": path.stat().st_size, "sha256": sha256}
+    return found
+
+
+def why_changed(
+    index: IndexedDocuments,
+    files: dict[str, Path],
+    *,
+    planned: dict[str, str],
+    planned_probe: str,
+    hash_bytes: int | None,
+) -> str | None:
+    """What speaks against these files being the planned ones; None when they are proven to be.
+
+    planned: sha256 by suffix. hash_bytes: at most so much is read; None reads all it takes.
+    """
+    if probe(list(files.values())) != planned_probe:
+        return "other sizes or bytes"
+    told = vouched(index, files)
+    for suffix, sha256 in told.items():
+        if sha256 != planned[suffix]:
+            return (
+                f"its sidecar says sha256 {sha256[:12]} for .{suffix}, not {planned[suffix][:12]}"
+            )
+    unknown = {suffix: path for suffix, path in files.items() if suffix not in told}
+    num_bytes = sum(path.stat().st_size for path in unknown.values())
+    if hash_bytes is not None and num_bytes > hash_bytes:
+        names = ", ".join(f".{suffix}" for suffix in unknown)
+        return (
+            f"{names} were written or moved since, no newer sidecar vouches for them, and "
+            f"{num_bytes:,} bytes are too many to hash now; 'megatron-math blend' hashes them and "
+            f"keeps the plan if they are the same"
+        )
+    for suffix, path in unknown.items():
+        sha256 = sha256_file(path)
+        if sha256 != planned[suffix]:
+            return f"sha256 of .{suffix} is {sha256[:12]}, not {planned[suffix][:12]}"
+    return None

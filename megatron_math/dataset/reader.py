@@ -11,56 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_math.base.errors import UserError
-from megatron_math.dataset.batch import Batch, Reading, Row, read_row
-from megatron_math.dataset.cuts import STREAMS
+from megatron_math.dataset.batch import Batch, Reading, read_rows
 from megatron_math.dataset.documents import IndexedDocuments
 from megatron_math.dataset.plan import Plan, PlanSource
-from megatron_math.dataset.split import Split, split_documents
-from megatron_math.dataset.stream import Remainder, Stream, StreamSettings
+from megatron_math.dataset.stream import Cache, Mark, Stream
+from megatron_math.native.order import permute
+from megatron_math.native.rows import Rows
 
-BLOCK_SAMPLES = 4096
 CURSOR_FORMAT = "megatron-math data state"
-CURSOR_VERSION = 1
+CURSOR_VERSION = 2
 
-
-def plan_split(plan: Plan, source: str) -> Split:
-    content = plan.content
-    return split_documents(
-        plan.index(source),
-        seed=content.seed,
-        share=content.validation,
-        bin_sha256=content.indexes[source].bin.sha256,
-    )
-
-
-def source_settings(plan: Plan, stage: int, source: PlanSource) -> StreamSettings:
-    length = plan.stages[stage].sequence_length
-    return StreamSettings(source.name, plan.content.seed, length, source.pack, source.align)
-
-
-def training_stream(plan: Plan, stage: int, number: int) -> Stream:
-    """The stream of a source in a stage, begun where an earlier stage left it."""
-    source = plan.stages[stage].sources[number]
-    start: Remainder | None = None
-    if source.after is not None:
-        before, samples = source.after
-        earlier = training_stream(plan, before, plan.stages[before].source_number(source.name))
-        start = earlier.remainder(samples)
-    return STREAMS[source.pack](
-        source_settings(plan, stage, source),
-        plan.index(source.name).lengths_D,
-        plan_split(plan, source.name).training,
-        start=start,
-        end_epoch=source.end_epoch,
-        epoch_samples=source.epoch_samples,
-    )
+SampleNumbers = Sequence[int] | npt.NDArray[np.integer]
 
 
 class PlanReader:
-    """One stage of a plan. Torch-free; keeps a few epochs of each source in memory.
-
-    num_samples, sequence_length, stage (name), sources (names; a batch's `source_B` counts these).
-    """
+    """One stage of a plan. Torch-free; may be used by several threads at a time."""
 
     def __init__(self, plan: Plan, stage: str | int = 0) -> None:
         self.plan = plan
@@ -72,21 +37,13 @@ class PlanReader:
         self.sources = [source.name for source in described.sources]
         self._described = described
         self._order = plan.order(self._stage)
-        self._counts_before = self._count_blocks()
+        self._counts_before = plan.counts(self._stage)
         self._streams: dict[int, Stream] = {}
-
-    def _count_blocks(self) -> npt.NDArray[np.int64]:
-        """[blocks + 1, sources]: samples of each source before every block of the order."""
-        num_blocks = -(-self.num_samples // BLOCK_SAMPLES)
-        counts = np.zeros((num_blocks + 1, len(self.sources)), dtype=np.int64)
-        for block in range(num_blocks):
-            part = self._order[block * BLOCK_SAMPLES : (block + 1) * BLOCK_SAMPLES]
-            counts[block + 1] = np.bincount(part, minlength=len(self.sources))
-        return counts.cumsum(axis=0)
+        self._cache = Cache()
 
     def stream(self, source: int) -> Stream:
         if source not in self._streams:
-            self._streams[source] = training_stream(self.plan, self._stage, source)
+            self._streams[source] = self.plan.stream(self._stage, source, self._cache)
         return self._streams[source]
 
     def locate(self, sample: int) -> tuple[int, int]:
@@ -96,24 +53,31 @@ class PlanReader:
                 f"sample {sample} of stage '{self.stage}', which has {self.num_samples}"
             )
         source = int(self._order[sample])
-        block, start = sample // BLOCK_SAMPLES, sample // BLOCK_SAMPLES * BLOCK_SAMPLES
-        inside = int(np.count_nonzero(self._order[start:sample] == source))
-        return source, int(self._counts_before[block, source]) + inside
+        block, inside = divmod(sample, self._described.block_samples)
+        passed = self._order[sample - inside : sample] == source
+        return source, int(self._counts_before[block, source]) + int(np.count_nonzero(passed))
 
-    def batch(self, sample_indices: Sequence[int] | npt.NDArray[np.integer]) -> Batch:
+    def batch(self, sample_indices: SampleNumbers) -> Batch:
         """The samples asked for, in that order. IndexError for one outside the stage."""
-        rows, sources = [], []
-        for sample in sample_indices:
+        places: dict[int, list[int]] = {}
+        numbers: dict[int, list[int]] = {}
+        source_B = np.empty(len(sample_indices), dtype=np.int32)
+        for place, sample in enumerate(sample_indices):
             source, number = self.locate(int(sample))
-            rows.append(self._row(source, self.stream(source), number))
-            sources.append(source)
-        return Batch.stack(rows, sources)
-
-    def _row(self, source: int, stream: Stream, number: int) -> Row:
-        described = self._described.sources[source]
-        return read_row(
-            self.plan.index(described.name), stream.layout(number), self._reading(described)
-        )
+            source_B[place] = source
+            places.setdefault(source, []).append(place)
+            numbers.setdefault(source, []).append(number)
+        rows = Rows.empty(len(source_B), self.sequence_length)
+        for source, wanted in numbers.items():
+            described = self._described.sources[source]
+            read_rows(
+                self.plan.index(described.name),
+                self.stream(source).layouts(wanted),
+                self._reading(described),
+                into=rows,
+                row_numbers=np.array(places[source], dtype=np.int64),
+            )
+        return Batch.of(rows, source_B)
 
     def _reading(self, source: PlanSource) -> Reading:
         return Reading(
@@ -134,43 +98,74 @@ class PlanReader:
             source = self.sources.index(source)
         described = self._described.sources[source]
         return ValidationReader(
+            self.plan,
+            described.name,
             source,
-            self.plan.index(described.name),
-            source_settings(self.plan, self._stage, described),
+            self.plan.validation_stream(self._stage, source),
             self._reading(described),
-            plan_split(self.plan, described.name).validation,
         )
+
+    def samples_of_sources(self, consumed_samples: int) -> list[int]:
+        """How many of the stage's first samples are from each source."""
+        if not 0 <= consumed_samples <= self.num_samples:
+            raise IndexError(f"{consumed_samples} samples consumed of {self.num_samples}")
+        block, inside = divmod(consumed_samples, self._described.block_samples)
+        part = self._order[consumed_samples - inside : consumed_samples]
+        return (
+            self._counts_before[block] + np.bincount(part, minlength=len(self.sources))
+        ).tolist()
 
     def cursor(self, consumed_samples: int) -> dict[str, Any]:
         """Where the data stands after that many samples of this stage, as JSON types.
 
-        By source: samples and tokens (without padding) in this stage, the epoch it is in, and
-        epochs_done over the run, a fraction.
+        All that another plan needs to go on from here without dropping or repeating a token. By
+        source: samples and tokens (without padding) in this stage, the epoch it is in, epochs_done
+        over the run (a fraction), and its `Standing`; `idle` are the sources that the run used
+        before and this stage does not.
         """
-        if not 0 <= consumed_samples <= self.num_samples:
-            raise IndexError(f"{consumed_samples} samples consumed of {self.num_samples}")
-        block = consumed_samples // BLOCK_SAMPLES
-        part = self._order[block * BLOCK_SAMPLES : consumed_samples]
-        counts = self._counts_before[block] + np.bincount(part, minlength=len(self.sources))
         sources = {}
-        for number, name in enumerate(self.sources):
-            stream, samples = self.stream(number), int(counts[number])
+        samples_of_sources = self.samples_of_sources(consumed_samples)
+        for number, described in enumerate(self._described.sources):
+            stream, samples = self.stream(number), samples_of_sources[number]
+            planned = self.plan.content.indexes[described.name]
             tokens = stream.tokens_before(samples) if samples else 0
-            done = stream.tokens_before_start + tokens
-            sources[name] = {
+            done = described.tokens_before + tokens
+            sources[described.name] = {
                 "samples": samples,
                 "tokens": tokens,
-                "epoch": done // stream.epoch_tokens,
-                "epochs_done": done / stream.epoch_tokens,
+                "epoch": done // planned.training_tokens,
+                "epochs_done": done / planned.training_tokens,
+                "standing": _standing(stream.mark(samples), done, planned.bin.sha256),
             }
         return {
             "format": CURSOR_FORMAT,
             "version": CURSOR_VERSION,
             "stage": self.stage,
+            "seed": self.plan.content.seed,
+            "validation": self.plan.content.validation,
             "consumed_samples": consumed_samples,
             "consumed_tokens": sum(entry["tokens"] for entry in sources.values()),
             "sources": sources,
+            "idle": self._idle(),
         }
+
+    def _idle(self) -> dict[str, Any]:
+        plan, idle = self.plan, {}
+        if plan.history is not None:
+            idle = {name: one.model_dump(mode="json") for name, one in plan.history.sources.items()}
+        for stage in range(self._stage):
+            described = plan.stages[stage]
+            for number, source in enumerate(described.sources):
+                if source.name not in self.sources and source.samples:
+                    mark = plan.stream(stage, number).mark(source.samples)
+                    tokens = source.tokens_before + source.tokens
+                    sha256 = plan.content.indexes[source.name].bin.sha256
+                    idle[source.name] = _standing(mark, tokens, sha256)
+        return {name: one for name, one in idle.items() if name not in self.sources}
+
+
+def _standing(mark: Mark, tokens: int, bin_sha256: str) -> dict[str, Any]:
+    return {"mark": mark.model_dump(mode="json"), "tokens": tokens, "bin_sha256": bin_sha256}
 
 
 class ValidationReader:
@@ -180,29 +175,25 @@ class ValidationReader:
     """
 
     def __init__(
-        self,
-        source: int,
-        index: IndexedDocuments,
-        settings: StreamSettings,
-        reading: Reading,
-        documents: npt.NDArray[np.int64],
+        self, plan: Plan, name: str, source: int, stream: Stream | None, reading: Reading
     ) -> None:
-        self._source, self._index, self._reading = source, index, reading
-        self.documents = documents
-        self.num_documents = len(documents)
-        self._stream: Stream | None = None
-        self.num_samples = self.num_tokens = 0
-        if len(documents):
-            self._stream = STREAMS[settings.pack](
-                settings, index.lengths_D, documents, end_epoch=1, shuffle=False
-            )
-            self.num_samples = self._stream.num_samples()
-            self.num_tokens = self._stream.epoch_tokens
+        self._source, self._stream, self._reading = source, stream, reading
+        self._index: IndexedDocuments = plan.index(name)
+        self._split = plan.split(name)
+        self.num_documents = self._split.num_held_out
+        self.num_samples = stream.num_samples if stream else 0
+        self.num_tokens = plan.content.indexes[name].validation_tokens
 
-    def batch(self, sample_indices: Sequence[int] | npt.NDArray[np.integer]) -> Batch:
-        rows = []
-        for sample in map(int, sample_indices):
+    def documents(self) -> npt.NDArray[np.int64]:
+        """Numbers of all held-out documents."""
+        return permute(self._split.key, self._split.num_documents, 0, self.num_documents)
+
+    def batch(self, sample_indices: SampleNumbers) -> Batch:
+        for sample in sample_indices:
             if self._stream is None or not 0 <= sample < self.num_samples:
                 raise IndexError(f"held-out sample {sample}, there are {self.num_samples}")
-            rows.append(read_row(self._index, self._stream.layout(sample), self._reading))
-        return Batch.stack(rows, [self._source] * len(rows))
+        rows = Rows.empty(len(sample_indices), self._reading.sequence_length)
+        if self._stream is not None:
+            layout = self._stream.layouts(map(int, sample_indices))
+            read_rows(self._index, layout, self._reading, into=rows)
+        return Batch.of(rows, np.full(len(sample_indices), self._source, dtype=np.int32))

@@ -181,8 +181,20 @@ def test_an_empty_corpus_is_refused_and_empty_documents_are_counted(road_of, tmp
         run(road_of(shared()))
     write_index(tmp_path / "web", [[1, 2], [], [3, 4], [5]])
     (facts,) = dry_run(road_of(shared(500))).to_json()["stages"]
-    assert facts["sources"][0]["empty_documents"] == 1
-    assert facts["sources"][0]["training_documents"] == 2
+    web = facts["sources"][0]
+    assert (web["empty_documents"], web["training_documents"]) == (1, 3)
+    assert web["validation_documents"] == 1
+    write_index(tmp_path / "web", [[1, 2], []])
+    outcomes = [planned_or_why(road_of(shared(500, seed=s), f"r{s}")) for s in range(8)]
+    assert set(outcomes) == {"planned", "none left"}  # the seed decides which is held out
+
+
+def planned_or_why(road):
+    try:
+        run(road)
+    except UserError as error:
+        return "none left" if "none is left to train on" in str(error) else str(error)
+    return "planned"
 
 
 def test_planning_and_reading_load_no_torch(road_of, tmp_path):
@@ -215,9 +227,9 @@ def test_the_order_is_written_down_forever(tmp_path, monkeypatch):
 
 GOLDEN_SOURCES = [0, 1, 0, 0, 1]
 GOLDEN_TOKENS = [
-    [25, 26, 27, 28, 29, 30, 31, 32],
+    [0, 1, 2, 3, 25, 26, 27, 28],
     [18, 19, 20, 21, 22, 23, 24, 25],
-    [10, 11, 12, 13, 14, 0, 1, 2],
-    [3, 15, 16, 17, 4, 5, 6, 7],
-    [5, 6, 7, 8, 9, 16, 17, 26],
+    [29, 30, 31, 32, 4, 5, 6, 7],
+    [8, 9, 15, 16, 17, 18, 19, 20],
+    [5, 6, 7, 8, 9, 26, EOD, EOD],
 ]

@@ -1,22 +1,55 @@
 """Rows of a batch, on tokens that name their own place (0..n): labels, masks, ids, positions."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planned_streams import plan_stream, read_stream
 from written_indexes import counting_documents, write_index
 
-from megatron_math.dataset.batch import Reading, read_row
-from megatron_math.dataset.cuts import STREAMS
+from megatron_math.dataset.batch import Batch, Reading, read_rows
 from megatron_math.dataset.documents import IndexedDocuments
-from megatron_math.dataset.stream import Piece, StreamSettings
+from megatron_math.dataset.stream import Layout, Piece, StreamSettings
+from megatron_math.native.rows import Rows
 
 PAD = 65_000
+
+
+def read(index, layout, reading):
+    num_rows = len(layout.starts) - 1
+    rows = Rows.empty(num_rows, reading.sequence_length)
+    read_rows(index, layout, reading, into=rows)
+    return Batch.of(rows, np.zeros(num_rows, dtype=np.int32))
+
+
+class Row:
+    """The only row of a batch: row.tokens_S is batch.tokens_BS[0]."""
+
+    def __init__(self, batch):
+        self._batch = batch
+
+    def __getattr__(self, name):
+        return getattr(self._batch, name.removesuffix("_S") + "_BS")[0]
 
 
 def row_of(tmp_path, lengths, pieces, sequence_length, roles=None, **reading):
     documents = counting_documents(lengths)
     index = IndexedDocuments(write_index(tmp_path / "a", documents, roles=roles))
-    return read_row(index, pieces, Reading(sequence_length, PAD, **reading))
+    layout = Layout.of([np.array(pieces, dtype=np.int64)])
+    return Row(read(index, layout, Reading(sequence_length, PAD, **reading)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.int64])
+def test_every_integer_that_core_writes_is_read(tmp_path, dtype):
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    builder = IndexedDatasetBuilder(str(tmp_path / "a.bin"), dtype=dtype)
+    for document in ([5, 6, 7], [], [100, 2]):
+        builder.add_document(document, [len(document)])
+    builder.finalize(str(tmp_path / "a.idx"))
+    layout = Layout.of([np.array([Piece(2, 0, 2, 0), Piece(0, 1, 2, 0)], dtype=np.int64)])
+    batch = read(IndexedDocuments(tmp_path / "a"), layout, Reading(5, PAD))
+    assert batch.tokens_BS.tolist() == [[100, 2, 6, 7, PAD]]
 
 
 def test_a_row_by_hand(tmp_path):
@@ -89,15 +122,12 @@ def test_every_token_but_the_first_of_its_document_is_a_label_once_an_epoch(
     document_of = np.repeat(np.arange(len(lengths)), lengths)
     place_of = np.concatenate([np.arange(length) for length in lengths])
     length = align * factor
-    stream = STREAMS[pack](
-        StreamSettings("s", 1, length, pack, align),
-        index.lengths_D,
-        np.arange(len(lengths), dtype=np.int64),
-        end_epoch=epochs,
-    )
+    planned = plan_stream(StreamSettings(length, pack, align), lengths, end_epoch=epochs)
+    stream, num_samples = read_stream(planned)
     times = np.zeros(sum(lengths), dtype=int)
-    for sample in range(stream.num_samples()):
-        row = read_row(index, stream.layout(sample), Reading(length, PAD))
+    batch = read(index, stream.layouts(range(num_samples)), Reading(length, PAD))
+    for sample in range(num_samples):
+        row = Row(Batch(*(getattr(batch, name)[sample : sample + 1] for name in vars(batch))))
         counted = row.loss_mask_S == 1
         np.add.at(times, row.labels_S[counted], 1)
         assert (row.labels_S[counted] == row.tokens_S[counted] + 1).all()

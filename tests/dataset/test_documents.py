@@ -62,8 +62,8 @@ def damage(path, offset, data):
         (".idx", 17, b"\x06", "dtype code 6"),
         (".idx", 18, struct.pack("<Q", 5), "5 sequences"),
         (".idx", 18, struct.pack("<Q", 2**63), "damaged"),
-        (".idx", 34, struct.pack("<i", 4), "counts 9 tokens"),
-        (".idx", 34, struct.pack("<iii", -1, 5, 0), "counts 8 tokens"),
+        (".idx", 34 + 12, struct.pack("<i", 5), "ends at byte 36, the .bin has 32 bytes"),
+        (".idx", 34 + 16 + 24, struct.pack("<q", 12), "ends at byte 28"),
         (".bin", 32, b"\0", "has 33 bytes"),
     ],
 )
@@ -85,10 +85,25 @@ def test_truncation_at_every_byte_of_the_idx_is_found(tmp_path):
             IndexedDocuments(prefix)
 
 
-def test_crossed_pointers_are_found_by_the_full_check(tmp_path):
+@pytest.mark.parametrize(
+    ("offset", "data", "message"),
+    [
+        (34, struct.pack("<i", 4), "document 1 does not begin"),
+        (34, struct.pack("<iii", -1, 5, 0), "document 0 has -1 tokens"),
+        (34 + 4 * 4 + 8, struct.pack("<q", 4), "document 1 does not begin"),
+        (34 + 4 * 4, struct.pack("<q", 4), "document 0 does not begin"),
+    ],
+)
+@pytest.mark.parametrize("together", [1, 2, 1 << 20])
+def test_damage_inside_is_found_by_the_full_check(
+    tmp_path, monkeypatch, offset, data, message, together
+):
+    """Opening reads the last document's place only, so that it costs nothing."""
+    monkeypatch.setattr("megatron_math.dataset.documents.CHECKED_TOGETHER", together)
     prefix = write_index(tmp_path / "a", DOCUMENTS)
-    damage(prefix.with_name("a.idx"), 34 + 4 * 4 + 8, struct.pack("<q", 4))
-    with pytest.raises(UserError, match="document 1 does not begin"):
+    assert IndexedDocuments(prefix).check_pointers() == 1  # an empty document
+    damage(prefix.with_name("a.idx"), offset, data)
+    with pytest.raises(UserError, match=message):
         IndexedDocuments(prefix).check_pointers()
 
 

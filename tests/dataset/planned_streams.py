@@ -1,0 +1,51 @@
+"""Streams over given lengths, planned as the blend room plans them, without files."""
+
+from typing import Any
+
+import numpy as np
+
+from megatron_math.blend.tables import PLANNED, Planned
+from megatron_math.dataset.cuts import STREAMS, segment_documents
+from megatron_math.dataset.split import Split, TrainingOrder
+from megatron_math.dataset.stream import Mark, Stream, StreamSettings
+
+
+def plan_stream(
+    settings: StreamSettings,
+    lengths: Any,
+    *,
+    seed: int = 0,
+    name: str = "s",
+    num_held_out: int = 0,
+    start: Mark | None = None,
+    tokens_before: int = 0,
+    end_epoch: int | None = None,
+    segment: int | None = None,
+) -> Planned:
+    """segment: positions of a segment instead of what the packing asks for."""
+    lengths = np.asarray(lengths, dtype=np.int32)
+    order = TrainingOrder(lengths, Split(seed + 1, len(lengths), num_held_out), seed=seed,
+                          name=name)  # fmt: skip
+    documents = order.read(0, 0, order.num_positions)[0]
+    tokens = int(lengths[documents].sum(dtype=np.int64))
+    return PLANNED[settings.pack](
+        settings,
+        order,
+        segment or segment_documents(settings, order.num_positions, tokens),
+        tokens,
+        start or Mark(),
+        tokens_before,
+        end_epoch,
+    )
+
+
+def read_stream(planned: Planned, num_samples: int | None = None) -> tuple[Stream, int]:
+    """The stream that a plan's reader opens, and its samples: all, or the first `num_samples`."""
+    found = 0
+    for sizes, _ in planned.sizes():
+        found += len(sizes)
+        if num_samples is not None and found >= num_samples:
+            break
+    num_samples = found if num_samples is None else num_samples
+    table = planned.table(num_samples)
+    return STREAMS[planned.settings.pack](planned.settings, planned.segments, table), num_samples
