@@ -123,9 +123,16 @@ def blend(
     )
 )
 def train(
-    yaml: RoadFile, overrides: Overrides = None, runs: Runs = Path("runs"), dry_run: DryRun = False
+    yaml: RoadFile,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    dry_run: DryRun = False,
+    mock_data: Annotated[
+        bool, typer.Option("--mock-data", help="random tokens, to price the loader: 50_train_mock")
+    ] = False,
 ) -> None:
     """Train on the plan; outside a launcher this starts the local processes of the layout."""
+    overrides = [*(overrides or []), *(["train.mock_data=true"] if mock_data else [])]
     _run_one("train", yaml, overrides, runs, dry_run)
 
 

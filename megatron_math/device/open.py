@@ -60,6 +60,14 @@ def current_torch_device() -> torch.device:
     return torch.device("cpu")
 
 
+def pinned(tensor: torch.Tensor, torch_device: torch.device) -> torch.Tensor:
+    """`tensor` in memory that a GPU fetches by itself; unchanged for a CPU. For any thread."""
+    if torch_device.type != "cuda":
+        return tensor
+    with torch.cuda.device(torch_device):  # a new thread begins on device 0
+        return tensor.pin_memory()
+
+
 @contextlib.contextmanager
 def open_device(grid: Grid, seed: int, *, timeout_minutes: float = 30.0) -> Iterator[Device]:
     """Join the process group, lay the grid over it, seed; undo it all at the end.

@@ -67,6 +67,8 @@ class TrainConfig(Section):
     """Iterations between log lines; metrics.jsonl always has every one."""
     tensorboard: Annotated[bool, LOCATION] = True
     wandb: Annotated[WandbConfig | None, LOCATION] = None
+    mock_data: Annotated[bool, LOCATION] = False
+    """Random tokens in the plan's shapes, to price the loader: in 50_train_mock, never a result."""
     stop_after: Annotated[int | None, LOCATION] = Field(None, ge=1)
     """Stop on purpose after this iteration, with a checkpoint and exit code 75."""
 

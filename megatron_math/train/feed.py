@@ -7,8 +7,11 @@ layout or a restart never moves a sample.
 Shapes: B micro-batch, S sequence.
 """
 
+import contextlib
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +19,15 @@ import torch
 
 from megatron_math.dataset.plan import Plan
 from megatron_math.dataset.reader import PlanReader
+from megatron_math.device.open import pinned
+from megatron_math.train.mock_data import MockReader
+
+STEPS_AHEAD = 2
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass of one replica, on the device."""
+    """One forward pass of one replica, on the device; document ids are read on the host."""
 
     tokens_BS: torch.Tensor
     labels_BS: torch.Tensor
@@ -34,7 +41,8 @@ class Feed:
     """All stages of a plan, cut into global steps of `global_batch_size` samples.
 
     The last step of a stage may hold fewer samples than the batch; the missing ones are masked
-    out, so no sample is dropped and none is invented.
+    out, so no sample is dropped and none is invented. With `mock_vocab_size` the samples are
+    random ids below it and no index is read.
     """
 
     def __init__(
@@ -46,9 +54,15 @@ class Feed:
         data_rank: int,
         data_size: int,
         torch_device: torch.device,
+        mock_vocab_size: int | None = None,
     ) -> None:
         assert global_batch_size % (micro_batch_size * data_size) == 0, "see run.check_batch"
-        self.readers = [PlanReader(plan, stage=stage.name) for stage in plan.stages]
+        self.readers: list[PlanReader | MockReader] = [
+            PlanReader(plan, stage.name)
+            if mock_vocab_size is None
+            else MockReader(plan, stage.name, mock_vocab_size)
+            for stage in plan.stages
+        ]
         self.sources = list(dict.fromkeys(name for r in self.readers for name in r.sources))
         self.global_batch_size = global_batch_size
         self.micro_batch_size = micro_batch_size
@@ -57,8 +71,12 @@ class Feed:
         self._torch_device = torch_device
         self._steps = [-(-reader.num_samples // global_batch_size) for reader in self.readers]
         self.num_iterations = sum(self._steps)
+        self.wait_seconds = 0.0
+        """What the last call of `microbatches` waited for the data."""
+        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: dict[int, Future[list[MicroBatch]]] = {}
 
-    def stage_of(self, iteration: int) -> tuple[PlanReader, int]:
+    def stage_of(self, iteration: int) -> tuple[PlanReader | MockReader, int]:
         """(reader, step within its stage) of global step `iteration`, counted from 0."""
         for reader, steps in zip(self.readers, self._steps, strict=True):
             if iteration < steps:
@@ -78,6 +96,7 @@ class Feed:
         """The cursors that a checkpoint keeps: what every stage has given after `iteration`."""
         left, stages = self.consumed_samples(iteration), []
         for reader in self.readers:
+            assert isinstance(reader, PlanReader), "a mock run has no data to continue from"
             taken = min(left, reader.num_samples)
             stages.append({"stage": reader.stage} | reader.cursor(taken))
             left -= taken
@@ -88,8 +107,40 @@ class Feed:
             "stages": stages,
         }
 
+    @contextlib.contextmanager
+    def reading_ahead(self, iteration: int) -> Iterator[None]:
+        """Inside, a thread prepares the steps from `iteration` on while earlier ones run.
+
+        `microbatches` must then be called for one step after the other. What the thread raises
+        comes up there, in the step whose data it is.
+        """
+        assert self._thread is None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        try:
+            for number in range(iteration, iteration + STEPS_AHEAD):
+                self._prepare(number)
+            yield
+        finally:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+            self._thread, self._ahead = None, {}
+
+    def _prepare(self, iteration: int) -> None:
+        if self._thread is not None and iteration < self.num_iterations:
+            self._ahead[iteration] = self._thread.submit(self._read_step, iteration)
+
     def microbatches(self, iteration: int) -> list[MicroBatch]:
         """This replica's share of global step `iteration`."""
+        started = time.perf_counter()
+        if self._thread is None:
+            batches = self._read_step(iteration)
+        else:
+            assert iteration in self._ahead, (iteration, list(self._ahead))
+            batches = self._ahead.pop(iteration).result()
+            self._prepare(iteration + STEPS_AHEAD)
+        self.wait_seconds = time.perf_counter() - started
+        return [self._on_device(batch) for batch in batches]
+
+    def _read_step(self, iteration: int) -> list[MicroBatch]:
         reader, step = self.stage_of(iteration)
         first = step * self.global_batch_size
         return [
@@ -100,12 +151,13 @@ class Feed:
     def validation(self, source: str, num_samples: int) -> Iterator[MicroBatch]:
         """Held-out samples of one source, divided over the replicas like a global step."""
         reader = next(r for r in self.readers if source in r.sources)
+        assert isinstance(reader, PlanReader), "a mock run is not validated"
         held_out = reader.validation(source)
         num_samples = min(num_samples, held_out.num_samples)
         rows = self.micro_batch_size * self._data_size
         number = np.full(len(reader.sources), self.sources.index(source))
         for start in self._starts(-(-num_samples // rows)):
-            yield self._read(held_out, start, num_samples, number)
+            yield self._on_device(self._read(held_out, start, num_samples, number))
 
     def _starts(self, num_microbatches: int) -> list[int]:
         rows = self.micro_batch_size
@@ -114,25 +166,32 @@ class Feed:
             for number in range(num_microbatches)
         ]
 
-    def _translation(self, reader: PlanReader) -> np.ndarray:
+    def _translation(self, reader: PlanReader | MockReader) -> np.ndarray:
         """Source numbers of one stage -> source numbers of the whole plan."""
         return np.array([self.sources.index(name) for name in reader.sources])
 
     def _read(self, reader: Any, first: int, end: int, source_numbers: np.ndarray) -> MicroBatch:
+        """One micro-batch on the host, where the device may fetch it."""
         indices = np.arange(first, first + self.micro_batch_size)
         batch = reader.batch(np.where(indices < end, indices, 0))
         loss_mask_BS = np.where((indices < end)[:, None], batch.loss_mask_BS, np.float32(0))
 
-        def on_device(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(
-                self._torch_device, non_blocking=True
-            )
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return pinned(torch.from_numpy(np.ascontiguousarray(array)), self._torch_device)
 
         return MicroBatch(
-            tokens_BS=on_device(batch.tokens_BS),
-            labels_BS=on_device(batch.labels_BS),
-            loss_mask_BS=on_device(loss_mask_BS),
-            document_ids_BS=on_device(batch.document_ids_BS),
-            position_ids_BS=on_device(batch.position_ids_BS),
-            source_B=on_device(source_numbers[batch.source_B].astype(np.int64)),
+            tokens_BS=tensor(batch.tokens_BS),
+            labels_BS=tensor(batch.labels_BS),
+            loss_mask_BS=tensor(loss_mask_BS),
+            document_ids_BS=torch.from_numpy(np.ascontiguousarray(batch.document_ids_BS)),
+            position_ids_BS=tensor(batch.position_ids_BS),
+            source_B=tensor(source_numbers[batch.source_B].astype(np.int64)),
         )
+
+    def _on_device(self, batch: MicroBatch) -> MicroBatch:
+        moved = {
+            field.name: getattr(batch, field.name).to(self._torch_device, non_blocking=True)
+            for field in fields(batch)
+            if field.name != "document_ids_BS"
+        }
+        return replace(batch, **moved)

@@ -44,20 +44,21 @@ class Run:
 
 def train_loop(run: Run, progress: Progress) -> bool:
     """Train from `progress` to the plan's end. False when stopped on request before it."""
-    num_iterations = run.trainee.feed.num_iterations
+    feed = run.trainee.feed
     stop = _catch_stop_signals()
-    if progress.iteration == 0:
-        validate(run, progress)
-    while progress.iteration < num_iterations:
-        one_iteration(run, progress, num_iterations)
-        last = progress.iteration == num_iterations
-        if last or progress.iteration % run.train.validation_interval == 0:
+    with feed.reading_ahead(progress.iteration):
+        if progress.iteration == 0:
             validate(run, progress)
-        stopping = _any_rank(bool(stop), run) or progress.iteration == run.train.stop_after
-        if last or stopping or progress.iteration % run.checkpoint.interval == 0:
-            save(run, progress)
-        if stopping and not last:
-            return False
+        while progress.iteration < feed.num_iterations:
+            one_iteration(run, progress, feed.num_iterations)
+            last = progress.iteration == feed.num_iterations
+            if last or progress.iteration % run.train.validation_interval == 0:
+                validate(run, progress)
+            stopping = _any_rank(bool(stop), run) or progress.iteration == run.train.stop_after
+            if last or stopping or progress.iteration % run.checkpoint.interval == 0:
+                save(run, progress)
+            if stopping and not last:
+                return False
     return True
 
 
@@ -93,12 +94,13 @@ def _row(
         "elapsed_ms": round(seconds * 1e3, 3),
         "tokens_per_second": round(tokens / seconds, 1),
         "tflops": round(flops / seconds / 1e12 / run.trainee.device.world, 6),
+        "data_wait_ms": round(feed.wait_seconds * 1e3, 3),
     }
 
 
 def validate(run: Run, progress: Progress) -> None:
     """Held-out loss of every source."""
-    if run.train.validation_samples == 0:
+    if run.train.validation_samples == 0 or run.train.mock_data:
         return
     results = {}
     for source in run.trainee.feed.sources:
@@ -112,6 +114,8 @@ def validate(run: Run, progress: Progress) -> None:
 
 def save(run: Run, progress: Progress) -> None:
     """Write a checkpoint under a temporary name, seal it, name it, prune the old ones."""
+    if run.train.mock_data:
+        return
     device = run.trainee.device
     name: list[str | None] = [None]
     if device.rank == 0:

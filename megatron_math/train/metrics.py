@@ -105,6 +105,7 @@ def log_line(row: dict[str, Any], num_iterations: int, global_batch_size: int) -
     left = (num_iterations - row["iteration"]) * row["elapsed_ms"] / 1000
     line += f" tokens per second: {row['tokens_per_second']:.0f} |"
     line += f" consumed tokens: {row['consumed_tokens']} | time left (s): {left:.0f} |"
+    line += f" data wait (ms): {row['data_wait_ms']:.1f} |"
     return line
 
 

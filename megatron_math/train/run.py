@@ -1,8 +1,9 @@
 """Build everything, top to bottom, and train.
 
 Reads 00_base (weights, model.json, tokenizer) and 40_blend (the plan). Writes 50_train:
-checkpoints, metrics.jsonl, validation.jsonl, tensorboard, log.txt. Outside a launcher this starts
-the processes that the layout needs; each of them comes through here again as a rank.
+checkpoints, metrics.jsonl, validation.jsonl, tensorboard, log.txt; on mock data 50_train_mock,
+which no other stage reads, without checkpoints. Outside a launcher this starts the processes that
+the layout needs; each of them comes through here again as a rank.
 """
 
 import math
@@ -77,15 +78,16 @@ def run(road: Road) -> Stage:
 
 def read_order(road: Road) -> Order:
     """Validate sections, inputs, plan and tokenizer. No torch."""
+    train = road.section("train", TrainConfig)
     sections = {
-        "train": road.section("train", TrainConfig),
+        "train": train,
         "parallel": road.section("parallel", ParallelConfig),
         "precision": road.section("precision", PrecisionConfig),
         "checkpoint": road.section("checkpoint", CheckpointConfig),
     }
     base, blend = road.done("00_base"), road.done("40_blend")
     stage = Stage(
-        road.folder("50_train"),
+        road.folder("50_train_mock" if train.mock_data else "50_train"),
         config=sections,
         inputs={"base": base, "blend": blend},
         seed=road.seed,
@@ -121,7 +123,13 @@ def train_rank(road: Road, order: Order) -> None:
             data_rank=device.data_rank,
             data_size=device.data_size,
             torch_device=device.torch_device,
+            mock_vocab_size=order.model.vocab_size if order.train.mock_data else None,
         )
+        if order.train.mock_data:
+            log.info(
+                "mock data: random tokens in the plan's shapes; this run prices the loader, so "
+                "validation, checkpoints and everything after training are left out"
+            )
         sequence_length = max(reader.sequence_length for reader in feed.readers)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[order.precision.dtype]
         models = build_model(
@@ -175,7 +183,8 @@ def train_rank(road: Road, order: Order) -> None:
             metrics.close()
         device.barrier()
         if not finished:
-            raise StoppedOnRequest(f"stopped after iteration {progress.iteration}, all is saved")
+            saved = "a mock run saves nothing" if order.train.mock_data else "all is saved"
+            raise StoppedOnRequest(f"stopped after iteration {progress.iteration}, {saved}")
         if device.rank == 0:
             _finish(order, feed.num_iterations)
 
@@ -184,6 +193,7 @@ def _finish(order: Order, num_iterations: int) -> None:
     folder = order.stage.folder
     rows = _rows(folder / "metrics.jsonl")
     validation = _rows(folder / "validation.jsonl")
+    newest = complete_checkpoints(order.save_folder)[-1:]  # none of a mock run
     order.stage.finish(
         stats={
             "iterations": num_iterations,
@@ -198,7 +208,7 @@ def _finish(order: Order, num_iterations: int) -> None:
         outputs=[
             folder / "metrics.jsonl",
             folder / "validation.jsonl",
-            complete_checkpoints(order.save_folder)[-1].folder / "complete.json",
+            *(kept.folder / "complete.json" for kept in newest),
         ],
     )
 

@@ -45,7 +45,7 @@ def test_the_log_line_is_megatron_lms() -> None:
     row = {
         "iteration": 20, "consumed_samples": 320, "elapsed_ms": 366.6, "tflops": 1.25,
         "learning-rate": 2.830368e-3, "lm loss": 6.047939, "grad-norm": 0.45,
-        "tokens_per_second": 11174.0, "consumed_tokens": 81286,
+        "tokens_per_second": 11174.0, "consumed_tokens": 81286, "data_wait_ms": 0.04,
     }  # fmt: skip
     line = log_line(row, 98, 16).split("] ", 1)[1]
     assert line.startswith(
@@ -55,6 +55,7 @@ def test_the_log_line_is_megatron_lms() -> None:
         "loss scale: 1.0 | grad norm: 0.450 | number of skipped iterations:   0 | "
         "number of nan iterations:   0 |"
     )
+    assert line.endswith("| time left (s): 29 | data wait (ms): 0.0 |")
 
 
 def test_an_untrained_model_loses_log_vocabulary() -> None:

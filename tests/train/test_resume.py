@@ -18,7 +18,7 @@ from train_roads import metrics
 from megatron_math.base.road import Road
 from megatron_math.checkpoint.folders import open_checkpoint
 
-TIMING = ("elapsed_ms", "tokens_per_second", "tflops")
+TIMING = ("elapsed_ms", "tokens_per_second", "tflops", "data_wait_ms")
 LAYOUTS = {"data 2": "parallel.data=2", "tensor 2": "parallel.tensor=2"}
 NUM_KILLS = 5
 
