@@ -40,6 +40,7 @@ class MicroBatch:
 class Feed:
     """All stages of a plan, cut into global steps of `global_batch_size` samples.
 
+    Steps are counted over the run: a plan that continues another begins at `first_iteration`.
     The last step of a stage may hold fewer samples than the batch; the missing ones are masked
     out, so no sample is dropped and none is invented. With `mock_vocab_size` the samples are
     random ids below it and no index is read.
@@ -70,7 +71,9 @@ class Feed:
         self._data_rank, self._data_size = data_rank, data_size
         self._torch_device = torch_device
         self._steps = [-(-reader.num_samples // global_batch_size) for reader in self.readers]
-        self.num_iterations = sum(self._steps)
+        self._history = plan.history
+        self.first_iteration = plan.history.iteration if plan.history else 0
+        self.num_iterations = self.first_iteration + sum(self._steps)
         self.wait_seconds = 0.0
         """What the last call of `microbatches` waited for the data."""
         self._thread: ThreadPoolExecutor | None = None
@@ -78,23 +81,30 @@ class Feed:
 
     def stage_of(self, iteration: int) -> tuple[PlanReader | MockReader, int]:
         """(reader, step within its stage) of global step `iteration`, counted from 0."""
+        assert self.first_iteration <= iteration < self.num_iterations, iteration
+        step = iteration - self.first_iteration
         for reader, steps in zip(self.readers, self._steps, strict=True):
-            if iteration < steps:
-                return reader, iteration
-            iteration -= steps
-        raise AssertionError(f"step {iteration} lies behind the end of the plan")
+            if step < steps:
+                return reader, step
+            step -= steps
+        raise AssertionError("the stages' steps are the plan's")
 
     def consumed_samples(self, iteration: int) -> int:
-        """Samples of the plan seen after `iteration` steps."""
-        total = 0
+        """Samples of the run seen after `iteration` steps."""
+        total = self._history.consumed_samples if self._history else 0
+        left = iteration - self.first_iteration
         for reader, steps in zip(self.readers, self._steps, strict=True):
-            total += min(reader.num_samples, min(iteration, steps) * self.global_batch_size)
-            iteration = max(0, iteration - steps)
+            total += min(reader.num_samples, min(left, steps) * self.global_batch_size)
+            left = max(0, left - steps)
         return total
 
     def data_state(self, iteration: int) -> dict[str, object]:
         """The cursors that a checkpoint keeps: what every stage has given after `iteration`."""
-        left, stages = self.consumed_samples(iteration), []
+        left = self.consumed_samples(iteration)
+        stages: list[dict[str, Any]] = []
+        if self._history is not None:
+            left -= self._history.consumed_samples
+            stages += self._history.stages
         for reader in self.readers:
             assert isinstance(reader, PlanReader), "a mock run has no data to continue from"
             taken = min(left, reader.num_samples)

@@ -47,7 +47,7 @@ def train_loop(run: Run, progress: Progress) -> bool:
     feed = run.trainee.feed
     stop = _catch_stop_signals()
     with feed.reading_ahead(progress.iteration):
-        if progress.iteration == 0:
+        if progress.iteration == feed.first_iteration:
             validate(run, progress)
         while progress.iteration < feed.num_iterations:
             one_iteration(run, progress, feed.num_iterations)

@@ -1,6 +1,7 @@
 """Build everything, top to bottom, and train.
 
-Reads 00_base (weights, model.json, tokenizer) and 40_blend (the plan). Writes 50_train:
+Reads 00_base (weights, model.json, tokenizer) and 40_blend (the plan; where that continues another
+run, weights and optimizer state come from the checkpoint it names). Writes 50_train:
 checkpoints, metrics.jsonl, validation.jsonl, tensorboard, log.txt; on mock data 50_train_mock,
 which no other stage reads, without checkpoints. Outside a launcher this starts the processes that
 the layout needs; each of them comes through here again as a rank.
@@ -18,12 +19,13 @@ from megatron_math.base.log import log
 from megatron_math.base.road import Road
 from megatron_math.base.stage import Stage
 from megatron_math.checkpoint.folders import (
+    Checkpoint,
     complete_checkpoints,
     newest_good,
     open_checkpoint,
     sweep,
 )
-from megatron_math.dataset.plan import Plan, load_plan
+from megatron_math.dataset.plan import Plan, load_plan, read_plan
 from megatron_math.device.start import gpus_here, launched_ranks, start_processes
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.flops import training_flops_per_token
@@ -93,7 +95,7 @@ def read_order(road: Road) -> Order:
         seed=road.seed,
     )
     model = ModelConfig.model_validate(read_json(base.path / "model.json"))
-    plan = load_plan(blend.path)
+    plan = read_plan(blend.path) if train.mock_data else load_plan(blend.path)
     tokenizer = next(
         (p for s in ("30_index", "00_base") if (p := road.folder(s) / "tokenizer").is_dir()), None
     )
@@ -145,17 +147,18 @@ def train_rank(road: Road, order: Order) -> None:
         device.barrier()
 
         newest = newest_good(order.save_folder)
-        if newest is None:
+        resumed = newest or _continued(order)
+        if resumed is None:
             load_weights(models, open_checkpoint(order.start).folder)
         models = wrap_for_training(models, dtype)
         optimizer = build_optimizer(models, order.train, dtype)
-        progress = Progress()
-        if newest is not None:
-            load_training_state(models, optimizer, newest.folder)
-            state = newest.read("data_state.json")
+        progress = Progress(feed.first_iteration)
+        if resumed is not None:
+            load_training_state(models, optimizer, resumed.folder)
+            state = resumed.read("data_state.json")
             progress = Progress(state["iteration"], state["consumed_tokens"])
-            _check_cursor(feed.data_state(progress.iteration), state, newest.folder)
-            log.info("continuing from %s", newest.folder)
+            _check_cursor(feed.data_state(progress.iteration), state, resumed.folder)
+            log.info("continuing from %s", resumed.folder)
 
         metrics = None
         if device.is_last_rank:
@@ -287,8 +290,26 @@ def _check_vocabulary(plan: Plan, model: ModelConfig, base: Path) -> None:
             )
 
 
+def _continued(order: Order) -> Checkpoint | None:
+    """The checkpoint of another run that the plan goes on from; None where there is none."""
+    history = order.plan.history
+    if history is None or order.train.mock_data:
+        return None
+    checkpoint = open_checkpoint(Path(history.checkpoint))
+    if ModelConfig.model_validate(checkpoint.read("model.json")) != order.model:
+        raise UserError(
+            f"blend.continue_from: {checkpoint.folder} is of another model than 00_base; give "
+            f"this road the base of the run that it continues"
+        )
+    return checkpoint
+
+
 def _check_cursor(expected: dict, found: dict, folder: Path) -> None:
     """The checkpoint's data cursors must be the plan's at that iteration."""
+    expected, found = (
+        state | {"stages": [one for one in state["stages"] if one["consumed_samples"]]}
+        for state in (expected, found)
+    )
     differing = [key for key in expected if expected[key] != found.get(key)]
     if differing:
         raise UserError(
