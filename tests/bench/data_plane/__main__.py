@@ -15,8 +15,11 @@ import time
 from pathlib import Path
 
 import indexing
+import orders
 import page
+import reads
 from bench import Bench, Measure
+
 from runs import REPOSITORY, Skip
 
 MEASURES: dict[str, Measure] = {
@@ -27,6 +30,11 @@ MEASURES: dict[str, Measure] = {
     "engine-share": indexing.engine_share,
     "memory": indexing.memory_growth,
     "large-files": indexing.large_files,
+    "order": orders.epoch_order,
+    "blend": orders.blend_order,
+    "open": reads.open_warm,
+    "read": reads.random_reads,
+    "loader": reads.loader_cost,
 }
 
 
@@ -48,14 +56,18 @@ def main() -> int:
     bench = Bench(args.work.resolve(), args.quick, args.pairs)
     bench.work.mkdir(parents=True, exist_ok=True)
     results_path = page.RESULTS if args.record else bench.work / "results.json"
-    results, skipped = page.load_results(results_path), 0
+    results, missing = page.load_results(results_path), 0
     for name in args.measures or MEASURES:
         begun, described = time.perf_counter(), page.describe_run()
         try:
             measured = MEASURES[name](bench)
         except Skip as reason:
             print(f"{name}: skipped: {reason}", file=sys.stderr)
-            skipped += 1
+            missing += 1
+            continue
+        except RuntimeError as failure:
+            print(f"{name}: failed: {failure}", file=sys.stderr)
+            missing += 1
             continue
         results[name] = page.to_record(described, measured)
         results = {key: results[key] for key in MEASURES if key in results}
@@ -63,7 +75,7 @@ def main() -> int:
         print(f"{page.table({name: results[name]})}\n({time.perf_counter() - begun:.0f} s)\n")
         if args.record:
             page.write_page(results)
-    return 1 if skipped else 0
+    return 1 if missing else 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import shutil
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from inputs import (
     whole_corpus,
 )
 from packages import VOCABULARIES, datatrove_python, vocabulary_file
+
 from runs import Skip, alternate, run
 
 Command = list[str | Path]
@@ -44,6 +46,10 @@ def megatron_command(
         prefix, "--tokenizer-type", kind, "--tokenizer-model", model, "--vocab-size",
         str(facts["size"]), "--eod", str(facts["eod"]), "--workers", str(workers),
     ]  # fmt: skip
+
+
+def timed(command: Command) -> float:
+    return run(command).said["seconds"]
 
 
 def tokenizer_facts(kind: str, model: Path) -> dict[str, Any]:
@@ -241,9 +247,7 @@ def engine_share(bench: Bench) -> Measured:
                     old.unlink()
                 return run(ours).seconds
 
-            pairs = alternate(
-                bench.pairs(5), lambda alone=alone: run(alone).said["seconds"], run_ours
-            )
+            pairs = alternate(bench.pairs(5), partial(timed, alone), run_ours)
         rows.append(
             Row(
                 f"share of the engine's own raw rate, {vocabulary.title}",

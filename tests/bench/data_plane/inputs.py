@@ -47,8 +47,7 @@ def repeated_corpus(folder: Path, megabytes: int, distinct_megabytes: int) -> Co
     def lines() -> Iterator[bytes]:
         left = megabytes * 10**6
         while left > 0:
-            for line in _lines_up_to(part, left):
-                yield line
+            yield from _lines_up_to(part, left)
             left -= part.text_bytes
 
     return _written(folder, f"{megabytes}mb_repeated", lines)

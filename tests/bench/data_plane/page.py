@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 from bench import Measured
+
 from runs import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "benchmarks" / "data_plane.md"

@@ -24,7 +24,7 @@ LIMIT_S = 1800
 UNSET = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM", "RAYON_NUM_THREADS")
 
 
-class Skip(Exception):
+class Skip(Exception):  # noqa: N818 - no error, a reason
     """A measure that cannot be taken here; the text says why."""
 
 
