@@ -8,6 +8,7 @@ void bind_index_writer(py::module_& m);
 void bind_json_lines(py::module_& m);
 void bind_order(py::module_& m);
 void bind_rows(py::module_& m);
+void bind_texts(py::module_& m);
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "C++ builders of megatron_math: index writer, orders, packs, rows of batches.";
@@ -15,4 +16,5 @@ PYBIND11_MODULE(_native, m) {
   bind_json_lines(m);
   bind_order(m);
   bind_rows(m);
+  bind_texts(m);
 }

@@ -50,7 +50,7 @@ def record_from_row(row: Any, *, default_id: str, default_source: str, where: st
     """Build a record from a parsed row. Raises UserError naming `where` (file and line)."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: a JSON object is expected, found {type(row).__name__}")
-    if "input" in row and "output" in row:
+    if row.get("input") is not None and row.get("output") is not None:
         row = {"problem": row["input"], "solution": row["output"]} | {
             key: row[key] for key in ("id", "source", "answer", "meta") if key in row
         }

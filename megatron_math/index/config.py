@@ -22,7 +22,11 @@ class SourceConfig(Section):
     template: str | None = None
     """How a problem and its solution become text; default: 'Question: ...', 'Solution: ...'."""
     text_key: str | None = None
-    """The key that holds the text; default: `text`, or problem/solution, or input/output."""
+    """The key that holds the text; default: what each record has, the first of input/output,
+    `text`, problem/solution, and `messages` as a chat. With `chat`, the key of the messages."""
+    chat: bool = False
+    """Every record is a chat, whatever else it holds: its `messages` (a list of objects with role
+    and content) become text through the tokenizer's own chat template."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "SourceConfig":
@@ -32,6 +36,10 @@ class SourceConfig(Section):
             raise ValueError("give either 'path', or 'stage' together with 'file'")
         if self.template is not None and self.text_key is not None:
             raise ValueError("'template' has no effect beside 'text_key'; drop one of them")
+        if self.template is not None and self.chat:
+            raise ValueError(
+                "'template' is for problem and solution and has no effect beside 'chat'; drop one"
+            )
         return self
 
     @field_validator("template")
@@ -39,11 +47,17 @@ class SourceConfig(Section):
     def _known_fields(cls, template: str | None) -> str | None:
         if template is None:
             return None
-        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-        if fields != TEMPLATE_FIELDS:
+        try:
+            parsed = list(string.Formatter().parse(template))
+        except ValueError as error:
             raise ValueError(
-                "a template holds {problem} and {solution} (other braces doubled: {{ }}), "
-                f"found the fields {sorted(fields)}"
+                f"{error}; other braces than the fields' are doubled: {{{{ }}}}"
+            ) from None
+        fields = {name for _, name, _, _ in parsed if name is not None}
+        if fields != TEMPLATE_FIELDS or any(spec or conversion for *_, spec, conversion in parsed):
+            raise ValueError(
+                "a template holds {problem} and {solution}, as they are (other braces doubled: "
+                f"{{{{ }}}}), found the fields {sorted(fields)} in '{template}'"
             )
         return template
 
