@@ -11,8 +11,9 @@ from tokenizers import Tokenizer as Engine
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import atomic_open, write_json
+from megatron_math.tokenizer.by_library import LibraryTokenizer
 from megatron_math.tokenizer.conversion import origin_fingerprint
-from megatron_math.tokenizer.interface import Tokenizer, fingerprint_of
+from megatron_math.tokenizer.interface import fingerprint_of
 from megatron_math.tokenizer.special_tokens import (
     find_special_tokens,
     read_object,
@@ -24,7 +25,7 @@ USUAL_EOD_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁s
 KEPT_FILES = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 
 
-class HuggingFaceTokenizer(Tokenizer):
+class HuggingFaceTokenizer(LibraryTokenizer):
     """Raises UserError when the file is no tokenizer.json or no EOD can be found."""
 
     kind = "HuggingFaceTokenizer"
@@ -62,10 +63,6 @@ class HuggingFaceTokenizer(Tokenizer):
             bos_id=self.bos_id,
             adds_bos=self.adds_bos,
         )
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        encodings = self._engine.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._engine.decode(list(ids), skip_special_tokens=True)

@@ -1,4 +1,4 @@
-"""Texts that a converted tokenizer must encode as its original does, before it is written."""
+"""Texts that a conversion or a fast engine must encode as the original does, before it is used."""
 
 SAMPLE = (
     "Question: Ann has 12 apples and buys 345 more. How many has she?\n"
@@ -17,6 +17,7 @@ SAMPLE = (
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa -------------------------------- ================",
     "https://example.org/a?b=c&d=%20#e <b>html</b> {json: [1, 2]} C:\\path\\file.txt",
     "a < unk > is not an <unk> and <0x0A> no new line, <0x41> no A",
+    " " * 40 + "deep" + " " * 97 + "deeper\n" + "\t" * 30 + "\n" * 30 + "ab" * 50,
     "supercalifragilisticexpialidocious pneumonoultramicroscopicsilicovolcanoconiosis",
     "",
 )  # fmt: skip

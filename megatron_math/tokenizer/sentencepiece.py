@@ -6,17 +6,20 @@ in its place.
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+import numpy as np
+from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2, sentencepiece_pb2
 from tokenizers import AddedToken, Regex, decoders, models, normalizers
 from tokenizers import Tokenizer as Engine
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import atomic_open, write_json
 from megatron_math.tokenizer.conversion import write_converted
-from megatron_math.tokenizer.interface import Tokenizer, fingerprint_of
+from megatron_math.tokenizer.encoder import Int64s
+from megatron_math.tokenizer.interface import UNKNOWN_BYTES, Tokenizer, fingerprint_of
 from megatron_math.tokenizer.special_tokens import find_special_tokens, refuse_missing_eod
 
 SPACE = "\u2581"
@@ -30,6 +33,7 @@ class SentencePieceTokenizer(Tokenizer):
     """Raises UserError when the file is no SentencePiece model or defines no EOS."""
 
     kind = "SentencePieceTokenizer"
+    library = "sentencepiece"
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -70,6 +74,49 @@ class SentencePieceTokenizer(Tokenizer):
     def save_hf(self, folder: Path) -> None:
         write_converted(folder, self, tokenizer_json_of(self._bytes, self.path), self._names())
 
+    def engine_json(self) -> str:
+        return tokenizer_json_of(self._bytes, self.path, names_as_ids=False).to_str()
+
+    def with_names_as_ids(self) -> Tokenizer:
+        from megatron_math.tokenizer.by_library import ConvertedTokenizer
+
+        return ConvertedTokenizer(self, tokenizer_json_of(self._bytes, self.path))
+
+    def special_names(self) -> dict[str, int]:
+        return {p.piece: i for i, p in enumerate(self._proto.pieces) if p.type == CONTROL}
+
+    def names_in_text(self) -> list[str]:
+        kinds = (CONTROL, USER_DEFINED, UNKNOWN)
+        return [piece.piece for piece in self._proto.pieces if piece.type in kinds]
+
+    @cached_property
+    def _proto(self) -> Any:
+        return read_model(self._bytes)
+
+    @cached_property
+    def _token_bytes(self) -> Int64s | None:
+        spec = self._proto.normalizer_spec
+        if spec.precompiled_charsmap or spec.remove_extra_whitespaces:
+            return None
+        lengths = {BYTE: 1, UNKNOWN: UNKNOWN_BYTES, CONTROL: UNKNOWN_BYTES}
+        return np.array(
+            [
+                lengths.get(piece.type, len(piece.piece.replace(SPACE, " ").encode("utf-8")))
+                for piece in self._proto.pieces
+            ],
+            dtype=np.int64,
+        )
+
+    @property
+    def _bytes_ahead(self) -> int:  # type: ignore[override]
+        return int(self._proto.normalizer_spec.add_dummy_prefix)
+
+    def _reference_ends(self, text: str) -> tuple[list[int], Int64s]:
+        spelt = sentencepiece_pb2.SentencePieceText()  # type: ignore[attr-defined]
+        spelt.ParseFromString(self._engine.encode(text, out_type="serialized_proto"))
+        ends = np.array([piece.end for piece in spelt.pieces], dtype=np.int64)
+        return [piece.id for piece in spelt.pieces], ends
+
     def _names(self) -> dict[str, str]:
         ids = {
             "eos_token": self.eod_id,
@@ -87,15 +134,21 @@ class SentencePieceTokenizer(Tokenizer):
         return token_id if self._engine.id_to_piece(token_id) == name else None
 
 
-def tokenizer_json_of(model_bytes: bytes, path: Path) -> Engine:
-    """The same tokenizer for the `tokenizers` library. UserError for models that have no such form.
-
-    Differs from the original only where a text holds the name of a control token (which becomes its
-    id, as transformers does it) or of a user-defined one. The unknown token is not made special:
-    WikiText is full of "<unk>", which SentencePiece reads as plain letters.
-    """
+def read_model(model_bytes: bytes) -> Any:
+    """The ModelProto that a .model file holds."""
     proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString(model_bytes)
+    return proto
+
+
+def tokenizer_json_of(model_bytes: bytes, path: Path, *, names_as_ids: bool = True) -> Engine:
+    """The same tokenizer for the `tokenizers` library. UserError for models that have no such form.
+
+    names_as_ids: the name of a control token in a text becomes its id, as transformers does it;
+    SentencePiece itself reads such a name as plain letters. The unknown token is not made special:
+    WikiText is full of "<unk>".
+    """
+    proto = read_model(model_bytes)
     pieces = [(piece.piece, piece.score, piece.type) for piece in proto.pieces]
     if any(kind == UNUSED for _, _, kind in pieces):
         raise UserError(f"{path} has UNUSED pieces, which a tokenizer.json cannot express")
@@ -125,7 +178,7 @@ def tokenizer_json_of(model_bytes: bytes, path: Path) -> Engine:
         steps.append(decoders.Strip(" ", 1, 0))
     engine.decoder = decoders.Sequence(steps)
     for piece, _, kind in pieces:
-        if kind == CONTROL:
+        if kind == CONTROL and names_as_ids:
             engine.add_special_tokens([AddedToken(piece, special=True, normalized=False)])
         elif kind == USER_DEFINED:
             engine.add_tokens([AddedToken(piece, special=False, normalized=False)])
@@ -136,6 +189,8 @@ def _merges(pieces: list[tuple[str, float, int]]) -> list[tuple[str, str]]:
     """Every pair that makes a piece, best score first.
 
     SentencePiece joins any two neighbours whose union is a piece, so all splits of a piece count.
+    Of equal scores (runs of spaces that were added by hand) it takes the leftmost pair, so that
+    a run grows from its left end: the pair with the longest left part comes first.
     """
     mergeable = {piece: index for index, (piece, _, kind) in enumerate(pieces) if kind == NORMAL}
     ranked = []
@@ -143,9 +198,9 @@ def _merges(pieces: list[tuple[str, float, int]]) -> list[tuple[str, str]]:
         for cut in range(1, len(piece)):
             left, right = mergeable.get(piece[:cut]), mergeable.get(piece[cut:])
             if left is not None and right is not None:
-                ranked.append((-pieces[index][1], left, right))
+                ranked.append((-pieces[index][1], -cut, left, right))
     ranked.sort()
-    return [(pieces[left][0], pieces[right][0]) for _, left, right in ranked]
+    return [(pieces[left][0], pieces[right][0]) for *_, left, right in ranked]
 
 
 def _normalizer(spec: Any) -> normalizers.Normalizer:

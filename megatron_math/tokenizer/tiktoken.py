@@ -8,6 +8,7 @@ a special token's name inside a text is plain text.
 import base64
 import binascii
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from tiktoken import Encoding
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Engine
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import atomic_open, write_json
 from megatron_math.tokenizer.conversion import write_converted
-from megatron_math.tokenizer.interface import Tokenizer, fingerprint_of
+from megatron_math.tokenizer.encoder import Int64s, Row
+from megatron_math.tokenizer.gigatoken import is_panic
+from megatron_math.tokenizer.interface import UNKNOWN_BYTES, Tokenizer, fingerprint_of
 from megatron_math.tokenizer.special_tokens import find_special_tokens
 
 LLAMA3_PATTERN = (
@@ -47,6 +49,7 @@ class TikTokenizer(Tokenizer):
     """Raises UserError when the file is no rank file."""
 
     kind = "TikTokenizer"
+    library = "tiktoken"
     bos_id: int
 
     def __init__(self, path: Path) -> None:
@@ -74,10 +77,33 @@ class TikTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [row.tolist() for row in map(self._encode, texts)]
 
-    def encode_flat(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray]:
-        rows = [self._encode(text) for text in texts]
-        lengths = np.fromiter(map(len, rows), dtype=np.int32, count=len(rows))
-        return np.concatenate([np.empty(0, np.int32), *rows], dtype=np.int32), lengths
+    def encode_rows(self, texts: Sequence[str]) -> list[Row]:
+        return [self._encode(text) for text in texts]
+
+    def engine_json(self) -> str:
+        return json_of(self._ranks, {})
+
+    def with_names_as_ids(self) -> Tokenizer:
+        from megatron_math.tokenizer.by_library import ConvertedTokenizer
+
+        return ConvertedTokenizer(self, tokenizer_json_of(self._ranks, self.special))
+
+    def special_names(self) -> dict[str, int]:
+        return {name: index for index, name in self.special.items()}
+
+    def names_in_text(self) -> list[str]:
+        return list(self.special.values())
+
+    @cached_property
+    def _token_bytes(self) -> Int64s | None:
+        lengths = np.full(self.size, UNKNOWN_BYTES, dtype=np.int64)
+        lengths[list(self._ranks.values())] = [len(token) for token in self._ranks]
+        return lengths
+
+    def _reference_ends(self, text: str) -> tuple[list[int], Int64s]:
+        ids = self._encode(text)
+        assert self._token_bytes is not None
+        return ids.tolist(), np.cumsum(self._token_bytes[ids])
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._engine.decode([token for token in ids if token < self.bos_id])
@@ -92,13 +118,13 @@ class TikTokenizer(Tokenizer):
     def save_hf(self, folder: Path) -> None:
         write_converted(folder, self, tokenizer_json_of(self._ranks, self.special), self._names())
 
-    def _encode(self, text: str) -> npt.NDArray:
+    def _encode(self, text: str) -> npt.NDArray[np.uint32]:
         # A run of a million spaces overflows tiktoken's regular expression (0.14, 2026-11-21), as
         # an error or as a Rust panic, which is a bare BaseException.
         try:
             return self._engine.encode_to_numpy(text, disallowed_special=())
         except BaseException as error:  # noqa: BLE001
-            if type(error).__name__ != "PanicException" and "Regex error" not in str(error):
+            if not is_panic(error) and "Regex error" not in str(error):
                 raise
         encoding = self._tokenizer_json.encode(text, add_special_tokens=False)
         return np.array(encoding.ids, dtype=np.uint32)
@@ -151,38 +177,66 @@ def read_ranks(data: bytes, path: Path) -> dict[bytes, int]:
 
 def tokenizer_json_of(ranks: dict[bytes, int], special: dict[int, str]) -> Engine:
     """The same tokenizer for the `tokenizers` library."""
-    letters = _byte_letters()
-
-    def spell(token: bytes) -> str:
-        return "".join(letters[value] for value in token)
-
-    merges = []
-    for token, rank in ranks.items():
-        for cut in range(1, len(token)):
-            left, right = ranks.get(token[:cut]), ranks.get(token[cut:])
-            if left is not None and right is not None:
-                merges.append((rank, left, right, token[:cut], token[cut:]))
-    merges.sort()
-    model = models.BPE(
-        vocab={spell(token): rank for token, rank in ranks.items()},
-        merges=[(spell(left), spell(right)) for *_, left, right in merges],
-        ignore_merges=True,  # tiktoken takes a whole word that has a rank before it looks at merges
-    )
-    engine = Engine(model)
-    engine.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(LLAMA3_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    engine.decoder = decoders.ByteLevel()
-    engine.add_special_tokens(
-        [AddedToken(special[i], special=True, normalized=False) for i in sorted(special)]
-    )
-    return engine
+    return Engine.from_str(json_of(ranks, special))
 
 
-def _byte_letters() -> dict[int, str]:
+def json_of(ranks: dict[bytes, int], special: dict[int, str]) -> str:
+    """The same tokenizer as a tokenizer.json; the names in `special` become ids in a text."""
+    spelling = str.maketrans({chr(value): letter for value, letter in byte_letters().items()})
+    spelt = {token.decode("latin-1").translate(spelling): rank for token, rank in ranks.items()}
+    merges: list[str] = []  # all splits of a token into two others, both of low rank first
+    for token in sorted(spelt, key=spelt.__getitem__):
+        cuts = [cut for cut in range(1, len(token)) if token[:cut] in spelt]
+        cuts = [cut for cut in cuts if token[cut:] in spelt]
+        if len(cuts) > 1:
+            cuts.sort(key=lambda cut: (spelt[token[:cut]], spelt[token[cut:]]))  # noqa: B023
+        merges += [f"{token[:cut]} {token[cut:]}" for cut in cuts]
+    added_tokens = [
+        {
+            "id": index, "content": special[index], "special": True, "normalized": False,
+            "single_word": False, "lstrip": False, "rstrip": False,
+        }
+        for index in sorted(special)
+    ]  # fmt: skip
+    bytes_as_letters = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": LLAMA3_PATTERN},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added_tokens,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes_as_letters]},
+        "post_processor": None,
+        "decoder": bytes_as_letters | {"add_prefix_space": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            # tiktoken takes a whole word that has a rank before it looks at merges
+            "ignore_merges": True,
+            "vocab": spelt,
+            "merges": merges,
+        },
+    }
+    return json.dumps(content, ensure_ascii=False)
+
+
+def byte_letters() -> dict[int, str]:
     """The letter that byte-level BPE files write for each byte value.
 
     Printable Latin-1 bytes stand for themselves, the others are numbered from U+0100 on.
