@@ -4,6 +4,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
+#include <cstdint>
+#include <limits>
 #include <memory>
 
 #include "blend_order.h"
@@ -117,38 +120,102 @@ py::tuple pack_index(const Int64Array& lengths, int64_t sequence_length, int64_t
   return py::make_tuple(to_array(std::move(packs.pieces), 3), to_array(std::move(packs.starts)));
 }
 
-py::tuple blend_order(const Int64Array& starts, const Int64Array& bases, const Int64Array& shares,
-                      const std::vector<Int64Array>& sizes, const std::vector<bool>& more,
-                      int64_t sequence_length, int64_t max_tokens, std::vector<int64_t> given) {
-  require_axes(starts, 1, "starts");
-  require_axes(bases, 2, "bases");
-  require_axes(shares, 1, "shares");
-  const int64_t num_sources = shares.size();
-  const auto count = [](const auto& items) { return static_cast<int64_t>(items.size()); };
-  if (bases.shape(0) != starts.size() || bases.shape(1) != num_sources ||
-      count(sizes) != num_sources || count(more) != num_sources || count(given) != num_sources) {
-    throw std::invalid_argument(
-        "sizes do not agree: " + std::to_string(starts.size()) + " starts, bases " +
-        std::to_string(bases.shape(0)) + " x " + std::to_string(bases.shape(1)) + ", " +
-        std::to_string(num_sources) + " shares, " + std::to_string(sizes.size()) + " sizes, " +
-        std::to_string(more.size()) + " more, " + std::to_string(given.size()) + " given");
-  }
-  std::vector<order::Sizes> known;
-  for (int64_t j = 0; j < num_sources; ++j) {
-    require_axes(sizes[j], 1, "sizes of a source");
-    known.push_back({sizes[j].data(), static_cast<int64_t>(sizes[j].size()), more[j]});
-  }
-  std::vector<int32_t> result;
-  {
-    const int64_t *start_data = starts.data(), *base_data = bases.data(),
-                  *share_data = shares.data();
-    const int64_t num_bends = starts.size();
-    py::gil_scoped_release release;
-    const order::Targets targets(start_data, base_data, share_data, num_bends, num_sources);
-    result = order::blend_order(targets, known, sequence_length, max_tokens, given);
-  }
-  return py::make_tuple(to_array(std::move(result)), to_array(std::move(given)));
+std::vector<int64_t> to_vector(const Int64Array& array) {
+  return std::vector<int64_t>(array.data(), array.data() + array.size());
 }
+
+// order::BlendOrder with the arrays it reads, and one caller at a time.
+class BlendOrder {
+ public:
+  BlendOrder(const Int64Array& starts, const Int64Array& bases, const Int64Array& shares,
+             int64_t sequence_length, const Int64Array& given)
+      : order_(checked_targets(starts, bases, shares, given), sequence_length, to_vector(given)),
+        sizes_(shares.size()) {}
+
+  void feed(int64_t source, const py::array_t<int64_t, 0>& sizes, bool more) {
+    require_axes(sizes, 1, "sizes of a source");
+    const int64_t stride = sizes.strides(0);
+    if (stride % 8 != 0 || reinterpret_cast<std::uintptr_t>(sizes.data()) % 8 != 0) {
+      throw std::invalid_argument("sizes of a source must be aligned");
+    }
+    const Caller caller(*this);
+    order_.feed(source, sizes.data(), sizes.size(), stride / 8, more);
+    sizes_[source] = sizes;
+  }
+
+  int64_t choose(py::array out, int64_t max_tokens) {
+    require_axes(out, 1, "out");
+    const py::dtype type = out.dtype();
+    if (type.equal(py::dtype::of<uint8_t>())) return choose_as<uint8_t>(out, max_tokens);
+    if (type.equal(py::dtype::of<uint16_t>())) return choose_as<uint16_t>(out, max_tokens);
+    if (type.equal(py::dtype::of<uint32_t>())) return choose_as<uint32_t>(out, max_tokens);
+    if (type.equal(py::dtype::of<int32_t>())) return choose_as<int32_t>(out, max_tokens);
+    throw py::type_error("out must be uint8, uint16, uint32 or int32, found " +
+                         py::str(type).cast<std::string>());
+  }
+
+  py::array_t<int64_t> given() const {
+    py::array_t<int64_t> result(order_.num_sources());
+    for (int64_t j = 0; j < order_.num_sources(); ++j) result.mutable_at(j) = order_.given(j);
+    return result;
+  }
+
+  std::vector<int32_t> waiting() const { return order_.waiting(); }
+
+ private:
+  // The interpreter lock does not guard the state while it is released.
+  class Caller {
+   public:
+    explicit Caller(BlendOrder& owner) : owner_(owner) {
+      if (owner_.busy_.exchange(true)) {
+        throw std::runtime_error("this BlendOrder is at work in another thread");
+      }
+    }
+    ~Caller() { owner_.busy_ = false; }
+    Caller(const Caller&) = delete;
+
+   private:
+    BlendOrder& owner_;
+  };
+
+  static order::Targets checked_targets(const Int64Array& starts, const Int64Array& bases,
+                                        const Int64Array& shares, const Int64Array& given) {
+    require_axes(starts, 1, "starts");
+    require_axes(bases, 2, "bases");
+    require_axes(shares, 1, "shares");
+    require_axes(given, 1, "given");
+    if (bases.shape(0) != starts.size() || bases.shape(1) != shares.size() ||
+        given.size() != shares.size()) {
+      throw std::invalid_argument("sizes do not agree: " + std::to_string(starts.size()) +
+                                  " starts, bases " + std::to_string(bases.shape(0)) + " x " +
+                                  std::to_string(bases.shape(1)) + ", " +
+                                  std::to_string(shares.size()) + " shares, " +
+                                  std::to_string(given.size()) + " given");
+    }
+    return order::Targets(to_vector(starts), to_vector(bases), to_vector(shares));
+  }
+
+  template <typename Number>
+  int64_t choose_as(py::array& out, int64_t max_tokens) {
+    if (order_.num_sources() - 1 > static_cast<int64_t>(std::numeric_limits<Number>::max())) {
+      throw std::invalid_argument(std::to_string(order_.num_sources()) +
+                                  " sources cannot be numbered by out's " +
+                                  py::str(out.dtype()).cast<std::string>());
+    }
+    if ((out.flags() & py::array::c_style) == 0) {
+      throw std::invalid_argument("out must have no gaps");
+    }
+    Number* const data = static_cast<Number*>(out.mutable_data());
+    const int64_t room = out.size();
+    const Caller caller(*this);
+    py::gil_scoped_release release;
+    return order_.choose(data, room, max_tokens);
+  }
+
+  order::BlendOrder order_;
+  std::vector<py::array> sizes_;  // what each source was fed last
+  std::atomic<bool> busy_{false};
+};
 
 }  // namespace
 
@@ -165,7 +232,14 @@ void bind_order(py::module_& m) {
         py::arg("stream_offset"));
   m.def("pack_index", &pack_index, py::arg("lengths").noconvert(), py::arg("sequence_length"),
         py::arg("align"), py::arg("window"));
-  m.def("blend_order", &blend_order, py::arg("starts").noconvert(), py::arg("bases").noconvert(),
-        py::arg("shares").noconvert(), py::arg("sizes").noconvert(), py::arg("more"),
-        py::arg("sequence_length"), py::arg("max_tokens"), py::arg("given"));
+  py::class_<BlendOrder>(m, "BlendOrder")
+      .def(py::init<const Int64Array&, const Int64Array&, const Int64Array&, int64_t,
+                    const Int64Array&>(),
+           py::arg("starts").noconvert(), py::arg("bases").noconvert(),
+           py::arg("shares").noconvert(), py::arg("sequence_length"), py::arg("given").noconvert())
+      .def("feed", &BlendOrder::feed, py::arg("source"), py::arg("sizes").noconvert(),
+           py::arg("more"))
+      .def("choose", &BlendOrder::choose, py::arg("out").noconvert(), py::arg("max_tokens"))
+      .def("given", &BlendOrder::given)
+      .def("waiting", &BlendOrder::waiting);
 }

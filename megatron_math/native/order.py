@@ -100,6 +100,51 @@ def pack_index(
     return _native.pack_index(lengths, sequence_length, align, window)
 
 
+class BlendOrder:
+    """Which source each sample comes from, within `sequence_length` tokens of every target.
+
+    Tijdeman's chairman assignment (1980) in tokens; rule and proof of the bound are in
+    csrc/blend_order.h. A sample costs about the same for ten sources and for ten thousand.
+
+    starts [bends]: tokens of the whole mix at which the rates change, from 0. bases
+    [bends, sources]: tokens each source should have given there. shares [sources]: integer rates
+    behind the last bend; 0 ends a source. given [sources]: tokens that each source has given
+    before; the order goes on from there.
+
+    Use: feed every source that waits, choose, and so on, until nothing waits and nothing comes.
+    The order does not depend on how much is fed or chosen at a time. One thread at a time.
+    """
+
+    def __init__(
+        self,
+        starts: Int64Array,
+        bases: Int64Array,
+        shares: Int64Array,
+        sequence_length: int,
+        given: Int64Array,
+    ) -> None:
+        self._native = _native.BlendOrder(starts, bases, shares, sequence_length, given)
+
+    def waiting(self) -> list[int]:
+        """Sources whose next sample's size is not known; nothing is chosen before they are fed."""
+        return self._native.waiting()
+
+    def feed(self, source: int, sizes: Int64Array, more: bool) -> None:
+        """The next sizes (tokens without padding) of a source that waits, and whether others will
+        follow. They are read in place: np.broadcast_to(length, count) is as good as an array."""
+        self._native.feed(source, sizes, more)
+
+    def choose(self, out: npt.NDArray[np.integer], max_tokens: int) -> int:
+        """Write source numbers into `out` (uint8, uint16, uint32 or int32; it may be a memory map)
+        until it is full, the tokens of all samples since the start reach max_tokens, all sources
+        have ended, or one waits. Returns how many were written."""
+        return self._native.choose(out, max_tokens)
+
+    def given(self) -> Int64Array:
+        """Tokens that each source has given."""
+        return self._native.given()
+
+
 def blend_order(
     starts: Int64Array,
     bases: Int64Array,
@@ -110,27 +155,25 @@ def blend_order(
     max_tokens: int,
     given: Sequence[int],
 ) -> tuple[npt.NDArray[np.int32], Int64Array]:
-    """Which source each sample comes from, within `sequence_length` tokens of every target.
+    """`BlendOrder` in one call: (sources of the next samples, `given` afterwards).
 
-    Tijdeman's chairman assignment (1980) in tokens; rule and proof of the bound are in
-    csrc/blend_order.h.
-
-    starts [bends]: tokens of the whole mix at which the rates change, from 0. bases
-    [bends, sources]: tokens each source should have given there. shares [sources]: integer rates
-    behind the last bend; 0 ends a source. sizes: tokens (without padding) of each source's next
-    samples as far as known; more: whether others follow. given: tokens that each source has given
-    before this call.
-    Returns (sources of the next samples, `given` afterwards), up to the sample that reaches
-    max_tokens, the end of all sources, or the first choice that needs an unknown size.
+    sizes: of each source's next samples as far as known; more: whether others follow. The order
+    ends at the sample that reaches max_tokens, at the end of all sources, or before the first
+    choice that needs an unknown size.
     """
-    order, given_after = _native.blend_order(
-        starts,
-        bases,
-        shares,
-        list(sizes),
-        list(more),
-        sequence_length,
-        max_tokens,
-        [int(x) for x in given],
-    )
-    return order, given_after
+    if not len(sizes) == len(more) == len(given) == len(shares):
+        raise ValueError(
+            f"{len(shares)} shares do not go with {len(sizes)} sizes, {len(more)} more and "
+            f"{len(given)} given"
+        )
+    before = np.array(given, dtype=np.int64)
+    order = BlendOrder(starts, bases, shares, sequence_length, before)
+    for source, (tokens, follow) in enumerate(zip(sizes, more, strict=True)):
+        order.feed(source, tokens, bool(follow))
+    pieces = [np.empty(0, dtype=np.int32)]
+    while True:
+        piece = np.empty(1 << 16, dtype=np.int32)
+        count = order.choose(piece, max_tokens)
+        if count == 0:
+            return np.concatenate(pieces), order.given()
+        pieces.append(piece[:count])

@@ -282,6 +282,118 @@ def test_the_order_does_not_depend_on_how_sizes_arrive(mix, chunk):
     assert np.array_equal(np.concatenate(pieces) if pieces else [], whole)
 
 
+@st.composite
+def large_mixes(draw):
+    """25 to 70 sources (they go through the calendars): equal, close and tiny shares, ends, bends,
+    a start in the middle, ragged sizes; drawn by NumPy from one seed."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    num_sources = int(rng.integers(25, 71))
+    sequence_length = int(rng.choice([1, 2, 7, 64, 4096, 2**31]))
+    kind = draw(st.sampled_from(["equal", "uniform", "tiny", "huge"]))
+    shares = {
+        "equal": np.full(num_sources, int(rng.integers(1, 10**6))),
+        "uniform": rng.integers(1, 1000, num_sources),
+        "tiny": np.r_[10**12, rng.integers(1, 100, num_sources - 1)],
+        "huge": rng.integers(1, 2**62 // num_sources, num_sources),
+    }[kind].astype(np.int64)
+    ragged = draw(st.sampled_from(["even", "nearly", "ragged"]))
+    low = {"even": sequence_length, "nearly": max(1, sequence_length - 3), "ragged": 1}[ragged]
+    sizes = [
+        rng.integers(low, sequence_length, 40, dtype=np.int64, endpoint=True)
+        for _ in range(num_sources)
+    ]
+    starts, bases = int64(0), np.zeros((1, num_sources), dtype=np.int64)
+    more = [True] * num_sources
+    if draw(st.booleans()):  # some sources end at the tokens they have, others bend there
+        ends = rng.random(num_sources) < 0.3
+        ends[0] = False
+        totals = np.array([int(part.sum()) for part in sizes])
+        bend = np.where(ends, totals, rng.integers(0, 20 * sequence_length + 1, num_sources))
+        bend[0] += 1
+        starts, bases = int64(0, bend.sum()), np.stack([bend * 0, bend])
+        shares = np.where(ends, 0, shares)
+        more = [not end for end in ends]
+    return starts, bases, shares, sizes, more, sequence_length
+
+
+@given(large_mixes())
+@settings(max_examples=30, deadline=None)
+def test_many_sources_equal_the_twin(mix):
+    zeros = [0] * len(mix[2])
+    found = order.blend_order(*mix, 120 * mix[5], zeros)
+    expected = reference_order.blend_order(*mix, 120 * mix[5], zeros)
+    assert np.array_equal(found[0], expected[0])
+    assert np.array_equal(found[1], expected[1])
+
+
+@given(large_mixes(), st.integers(1, 50), st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_an_order_may_be_fed_and_chosen_in_any_pieces(mix, stretch, chunk):
+    starts, bases, shares, sizes, more, sequence_length = mix
+    zeros = np.zeros(len(shares), dtype=np.int64)
+    whole, after = order.blend_order(*mix, NO_LIMIT, zeros)
+    blend = order.BlendOrder(starts, bases, shares, sequence_length, zeros)
+    fed, found = [0] * len(shares), []
+    out = np.empty(stretch, dtype=np.uint8)
+    while True:
+        for source in blend.waiting():
+            begin, end = fed[source], fed[source] + chunk
+            fed[source] = end
+            if begin < len(sizes[source]):
+                blend.feed(
+                    source, sizes[source][begin:end], more[source] or end < len(sizes[source])
+                )
+        count = blend.choose(out, NO_LIMIT)
+        found += out[:count].tolist()
+        if count == 0:
+            break
+    assert found == whole.tolist()
+    assert np.array_equal(blend.given(), after)
+
+
+def test_more_sources_than_16_bits_and_more_tokens_than_31():
+    """70,001 sources of 2^31-token samples: each of equal shares comes once before any again, and
+    a source with half of all tokens is every second sample."""
+    num_sources, length = 70_001, 2**31
+    shares = np.ones(num_sources, dtype=np.int64)
+    shares[-1] = num_sources - 1
+    base = np.zeros((1, num_sources), dtype=np.int64)
+    blend = order.BlendOrder(int64(0), base, shares, length, np.zeros(num_sources, dtype=np.int64))
+    for source in range(num_sources):
+        blend.feed(source, np.broadcast_to(np.int64(length), 1 << 40), True)
+    out = np.empty(3 * 140_000, dtype=np.uint32)
+    assert blend.choose(out, 1 << 62) == len(out)
+    for turn in out.reshape(3, 140_000):
+        counts = np.bincount(turn, minlength=num_sources)
+        assert (counts[:-1] == 1).all()
+        assert counts[-1] == 70_000
+    assert int(blend.given().sum()) == len(out) * length > 2**49
+    with pytest.raises(ValueError, match="70001 sources cannot be numbered by out's uint16"):
+        blend.choose(out.astype(np.uint16), 1 << 62)
+
+
+def test_a_blend_refuses_what_would_bend_its_order():
+    base = np.zeros((1, 2), dtype=np.int64)
+    blend = order.BlendOrder(int64(0), base, int64(1, 1), 8, int64(0, 0))
+    out = np.empty(4, dtype=np.uint16)
+    assert blend.waiting() == [0, 1]
+    assert blend.choose(out, 100) == 0
+    blend.feed(0, int64(8), True)
+    with pytest.raises(ValueError, match="source 0 waits for no sizes"):
+        blend.feed(0, int64(8), True)
+    with pytest.raises(ValueError, match="source 2 of 2"):
+        blend.feed(2, int64(8), True)
+    with pytest.raises(ValueError, match="has 9 tokens"):
+        blend.feed(1, int64(9), True)
+    with pytest.raises(TypeError, match="float32"):
+        blend.choose(out.astype(np.float32), 100)
+    with pytest.raises(ValueError, match="gaps"):
+        blend.choose(out[::2], 100)
+    blend.feed(1, int64(8, 8, 8)[::2], True)
+    assert blend.choose(out, 100) == 1
+    assert blend.waiting() == [0]
+
+
 def test_blend_order_is_exact_beyond_32_bits():
     """7 * 10^12 tokens given before: the next choices are those of a fresh start, shifted."""
     shares, sizes = int64(3, 4), [np.full(50, 8192), np.full(50, 8192)]
