@@ -189,8 +189,8 @@ inline int hex_value(uint8_t c) {
   return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
 }
 
-// What a one-letter escape stands for, by its letter; 0: it is none. A table, since a switch would be
-// mispredicted at every other escape of a text with LaTeX.
+// What a one-letter escape stands for, by its letter; 0: it is none. A table, since a switch would
+// be mispredicted at every other escape of a text with LaTeX.
 struct SimpleEscapes {
   uint8_t meaning[256] = {};
   constexpr SimpleEscapes() {
@@ -369,7 +369,8 @@ class Line {
   int peek() const { return p < end_ ? *p : -1; }
 
   bool fail(const char* expected) {
-    fault = std::string("not JSON: ") + expected + " expected at byte " + std::to_string(p - begin_);
+    fault = "not JSON: " + std::string(expected) + " expected at byte " +
+            std::to_string(p - begin_);
     return false;
   }
 
