@@ -14,7 +14,7 @@ from megatron_math.base.errors import UserError
 from megatron_math.base.files import sha256_file, write_json, write_text
 from megatron_math.tokenizer.interface import Tokenizer
 from megatron_math.tokenizer.sample import SAMPLE
-from megatron_math.tokenizer.special_tokens import read_object
+from megatron_math.tokenizer.special_tokens import read_object, template_entry
 
 ORIGIN_KEY = "megatron_math_origin"
 
@@ -39,6 +39,7 @@ def write_converted(
         **names,
         "add_bos_token": original.adds_bos,
         "clean_up_tokenization_spaces": False,
+        **template_entry(original.path.parent),
         ORIGIN_KEY: {
             "kind": original.kind,
             "fingerprint": original.fingerprint,

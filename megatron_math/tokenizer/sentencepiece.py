@@ -20,7 +20,11 @@ from megatron_math.base.files import atomic_open, write_json
 from megatron_math.tokenizer.conversion import write_converted
 from megatron_math.tokenizer.encoder import Int64s
 from megatron_math.tokenizer.interface import UNKNOWN_BYTES, Tokenizer, fingerprint_of
-from megatron_math.tokenizer.special_tokens import find_special_tokens, refuse_missing_eod
+from megatron_math.tokenizer.special_tokens import (
+    find_special_tokens,
+    refuse_missing_eod,
+    template_entry,
+)
 
 SPACE = "\u2581"
 UNIGRAM, BPE = 1, 2  # TrainerSpec.ModelType
@@ -67,9 +71,8 @@ class SentencePieceTokenizer(Tokenizer):
     def save(self, folder: Path) -> None:
         with atomic_open(folder / "tokenizer.model", "wb") as file:
             file.write(self._bytes)
-        write_json(
-            folder / "tokenizer_config.json", self._names() | {"add_bos_token": self.adds_bos}
-        )
+        config = self._names() | {"add_bos_token": self.adds_bos}
+        write_json(folder / "tokenizer_config.json", config | template_entry(self.path.parent))
 
     def save_hf(self, folder: Path) -> None:
         write_converted(folder, self, tokenizer_json_of(self._bytes, self.path), self._names())

@@ -1,4 +1,4 @@
-"""Which tokens end and begin a document: what the files beside a tokenizer say.
+"""What the files beside a tokenizer say: which tokens end and begin a document, chat template.
 
 Reads tokenizer_config.json, special_tokens_map.json, generation_config.json, config.json of the
 tokenizer's folder, in this order; the first that names a token decides.
@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from megatron_math.base.errors import UserError
 
 NAME_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+TEMPLATE_FILE = "chat_template.jinja"
 ID_FILES = ("generation_config.json", "config.json")
 
 
@@ -59,12 +60,25 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def template_entry(folder: Path) -> dict[str, Any]:
+    """{"chat_template": what the files of `folder` say}, as tokenizer_config.json has it, or {}."""
+    if (folder / TEMPLATE_FILE).is_file():
+        return {"chat_template": (folder / TEMPLATE_FILE).read_text(encoding="utf-8")}
+    source = read_object(folder / "tokenizer_config.json").get("chat_template")
+    return {} if source is None else {"chat_template": source}
+
+
+def name_in(value: Any) -> str | None:
+    """The name in an entry such as eos_token: "</s>", or an AddedToken {"content": "</s>", ...}."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
 def _find(folder: Path, key: str, id_of: Callable[[str], int | None]) -> int | None:
     for name in NAME_FILES:
-        token = read_object(folder / name).get(key)
-        if isinstance(token, dict):  # an AddedToken written out: {"content": "</s>", ...}
-            token = token.get("content")
-        if isinstance(token, str):
+        token = name_in(read_object(folder / name).get(key))
+        if token is not None:
             found = id_of(token)
             if found is None:
                 raise UserError(

@@ -24,7 +24,7 @@ from megatron_math.tokenizer.conversion import write_converted
 from megatron_math.tokenizer.encoder import Int64s, Row
 from megatron_math.tokenizer.gigatoken import is_panic
 from megatron_math.tokenizer.interface import UNKNOWN_BYTES, Tokenizer, fingerprint_of
-from megatron_math.tokenizer.special_tokens import find_special_tokens
+from megatron_math.tokenizer.special_tokens import find_special_tokens, template_entry
 
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -111,9 +111,8 @@ class TikTokenizer(Tokenizer):
     def save(self, folder: Path) -> None:
         with atomic_open(folder / "tokenizer.model", "wb") as file:
             file.write(self._bytes)
-        write_json(
-            folder / "tokenizer_config.json", {**self._names(), "add_bos_token": self.adds_bos}
-        )
+        config = self._names() | {"add_bos_token": self.adds_bos}
+        write_json(folder / "tokenizer_config.json", config | template_entry(self.path.parent))
 
     def save_hf(self, folder: Path) -> None:
         write_converted(folder, self, tokenizer_json_of(self._ranks, self.special), self._names())
