@@ -54,8 +54,8 @@ def inspect_batch(
 
 def samples_of(plan: Plan, iteration: int, global_batch_size: int) -> tuple[PlanReader, range]:
     """The reader of the stage that step `iteration` (from 1) lies in, and its sample numbers."""
-    step = iteration - 1
-    total = 0
+    total = before = plan.history.iteration if plan.history else 0
+    step = iteration - 1 - before
     for stage in plan.stages:
         steps = -(-stage.num_samples // global_batch_size)
         if 0 <= step < steps:
@@ -65,7 +65,7 @@ def samples_of(plan: Plan, iteration: int, global_batch_size: int) -> tuple[Plan
         step -= steps
         total += steps
     raise UserError(
-        f"iteration {iteration}: this plan has the iterations 1 to {total} "
+        f"iteration {iteration}: this plan has the iterations {before + 1} to {total} "
         f"(global_batch_size {global_batch_size})"
     )
 
