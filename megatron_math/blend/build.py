@@ -114,7 +114,7 @@ def _use(
         )
     stream = PLANNED[leaf.pack](
         settings,
-        TrainingOrder(source.index.lengths_D, source.split, seed=seed, name=leaf.name),
+        TrainingOrder(source.index.lengths, source.split, seed=seed, name=leaf.name),
         segment_documents(settings, planned.training_documents, planned.training_tokens),
         planned.training_tokens,
         standing.mark if standing else Mark(),
@@ -216,7 +216,7 @@ def _validation_table(use: _Use) -> Int64Array:
         return np.zeros((2, 1), dtype=np.int64)
     stream = PLANNED[use.leaf.pack](
         training.settings,
-        HeldOutOrder(use.source.index.lengths_D, use.source.split),
+        HeldOutOrder(use.source.index.lengths, use.source.split),
         training.segment_documents,
         planned.validation_tokens,
         end_epoch=1,

@@ -123,7 +123,7 @@ def _open(
 
 
 def _held_out_tokens(index: IndexedDocuments, split: Split) -> int:
-    order, total = HeldOutOrder(index.lengths_D, split), 0
+    order, total = HeldOutOrder(index.lengths, split), 0
     for first in range(0, split.num_held_out, DOCUMENTS_AT_ONCE):
         count = min(DOCUMENTS_AT_ONCE, split.num_held_out - first)
         total += int(order.read(0, first, count)[1].sum())

@@ -186,10 +186,8 @@ class PlannedConcat(Planned):
             return self._sums(order.read(*span[:3])[1], step)
         assert span.first % step == 0, "every stream ends its segments at multiples of this one's"
         return segment_totals(
-            order.lengths,
-            order.split.key,
-            order.epoch_key(span.epoch),
-            order.split.num_held_out,
+            order.lengths.array,
+            *order.keys(span.epoch),
             self.settings.align,
             step,
             span.first // step,

@@ -57,17 +57,16 @@ def read_rows(
     A label counts when it goes on in its input's document and its role is wanted. into,
     row_numbers: the batch and the rows in it to write; default: all, in order.
     """
-    pieces_P5 = layout.pieces_P5
-    pieces_P3 = np.empty((len(pieces_P5), 3), dtype=np.int64)
-    np.add(index.first_tokens(pieces_P5[:, 0]), pieces_P5[:, 1], out=pieces_P3[:, 0])
-    pieces_P3[:, 1:] = pieces_P5[:, 2:4]
-    roles = wanted = None
+    documents, starts, counts, padding, _ = layout.pieces_P5.T
+    wanted = None
     if reading.loss_roles is not None:
-        roles = index.all_roles
         wanted = np.zeros(256, dtype=bool)
         wanted[[ROLES[name] for name in reading.loss_roles]] = True
+    ids, roles, begins = index.read_runs(documents, starts, counts, with_roles=wanted is not None)
+    pieces_P3 = np.empty((len(begins), 3), dtype=np.int64)
+    pieces_P3[:, 0], pieces_P3[:, 1], pieces_P3[:, 2] = begins, counts, padding
     rows.read_rows(
-        index.all_tokens,
+        ids,
         pieces_P3,
         layout.starts,
         reading.sequence_length,

@@ -66,10 +66,9 @@ def left_over(inside: Inside, items: Items) -> Items:
 
 
 class _Laid(NamedTuple):
-    """A row of a concat stream, by item: where its slots begin and end inside the row."""
+    """A row of a concat stream: its items as whole pieces, where each begins and ends in slots."""
 
-    epoch: int
-    items: Items
+    pieces_P5: Int64Array
     begins: Int64Array
     ends: Int64Array
 
@@ -85,12 +84,16 @@ class ConcatStream(Stream):
         return -(-int(self._units[-1]) // self.settings.sequence_length)
 
     def _row(self, row: int) -> _Laid:
-        def make() -> tuple[_Laid, list[Int64Array]]:
+        def make() -> tuple[_Laid, _Laid]:
             items = self.segments.read(row)
             slots = to_slots(items.lengths, self.settings.align)
-            ends = np.cumsum(slots)
-            laid = _Laid(self.segments.place(row)[0], items, ends - slots, ends)
-            return laid, [*items, laid.begins, ends]
+            ends = slots.cumsum()
+            pieces_P5 = np.empty((len(slots), 5), dtype=np.int64)
+            pieces_P5[:, 0], pieces_P5[:, 1], pieces_P5[:, 2] = items
+            pieces_P5[:, 3] = slots - items.lengths
+            pieces_P5[:, 4] = self.segments.place(row)[0]
+            laid = _Laid(pieces_P5, ends - slots, ends)
+            return laid, laid
 
         return self._cache.get((self, row), make)
 
@@ -100,29 +103,10 @@ class ConcatStream(Stream):
         row, offset = self._find(first)
         parts = []
         while first < stop and row < self.num_rows:
-            laid = self._row(row)
-            part, offset = self._part(laid, offset, offset + stop - first), 0
-            parts.append(part)
-            row += 1
+            parts.append(_cut_out(self._row(row), offset, offset + stop - first))
+            row, offset = row + 1, 0
             first = int(self._units[row])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    @staticmethod
-    def _part(laid: _Laid, first: int, stop: int) -> Int64Array:
-        """What a row's slots first .. stop - 1 hold."""
-        begin = int(np.searchsorted(laid.ends, first, side="right"))
-        end = int(np.searchsorted(laid.begins, stop, side="left"))
-        documents, heads, lengths = (array[begin:end] for array in laid.items)
-        begins = laid.begins[begin:end]
-        inputs_begin = np.maximum(begins, first)
-        tokens_end = np.minimum(begins + lengths, stop)
-        part = np.empty((end - begin, 5), dtype=np.int64)
-        part[:, 0] = documents
-        part[:, 1] = heads + inputs_begin - begins
-        part[:, 2] = tokens_end - inputs_begin
-        part[:, 3] = np.minimum(laid.ends[begin:end], stop) - tokens_end
-        part[:, 4] = laid.epoch
-        return part
 
     def tokens_before(self, sample: int) -> int:
         slot = sample * self.settings.sequence_length
@@ -132,8 +116,8 @@ class ConcatStream(Stream):
             return slot
         row, offset = self._find(slot)
         laid = self._row(row)
-        item = int(np.searchsorted(laid.ends, offset, side="right"))
-        inside = int(laid.items.lengths[:item].sum()) + offset - int(laid.begins[item])
+        item = int(laid.ends.searchsorted(offset, "right"))
+        inside = int(laid.pieces_P5[:item, 2].sum()) + offset - int(laid.begins[item])
         return int(self._tokens[row]) + inside
 
     def mark(self, sample: int) -> Mark:
@@ -142,6 +126,25 @@ class ConcatStream(Stream):
             return self.segments.mark(self.num_rows, self.settings, 0)
         row, offset = self._find(slot)
         return self.segments.mark(row, self.settings, offset)
+
+
+def _cut_out(laid: _Laid, first: int, stop: int) -> Int64Array:
+    """What a row's slots first .. stop - 1 hold; slot `first` holds a token."""
+    begin = int(laid.ends.searchsorted(first, "right"))
+    end = int(laid.begins.searchsorted(stop, "left"))
+    part = laid.pieces_P5[begin:end].copy()
+    if begin == end:  # a row of empty documents
+        return part
+    cut = first - int(laid.begins[begin])
+    if cut > 0:
+        part[0, 1] += cut
+        part[0, 2] -= cut
+    over = int(laid.ends[end - 1]) - stop
+    if over > 0:
+        padding = int(part[-1, 3])
+        part[-1, 3] = max(0, padding - over)
+        part[-1, 2] -= max(0, over - padding)
+    return part
 
 
 class _Packed(NamedTuple):

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_math.base.errors import UserError
+from megatron_math.dataset.file_array import FileArray, identity_of
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -19,12 +20,14 @@ HEADER_BYTES = 34
 # Codes of megatron.core.datasets.indexed_dataset.DType that can hold token ids.
 DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
 CHECKED_TOGETHER = 1 << 20  # documents
+
+Int64Array = npt.NDArray[np.int64]
 ROLES = {"prompt": 0, "solution": 1, "tool_output": 2, "other": 3}
 
 
 class IndexedDocuments:
-    """Documents of one index. Opening reads the header and the last document's place, and maps the
-    files: it costs the same for any number of documents.
+    """Documents of one index. Opening reads the header and the last document's place: it costs the
+    same for any number of documents.
 
     prefix: path without `.bin`/`.idx`. Raises UserError when a file is missing or when the header,
     the counts and the file sizes do not agree, saying what was found.
@@ -73,10 +76,15 @@ class IndexedDocuments:
                 f"{self.idx_path} is damaged: {n} sequences and {self._num_boundaries} document "
                 f"boundaries need {expected_bytes} bytes, found {found_bytes}"
             )
-        self.lengths_D = self._section(np.int32, n, HEADER_BYTES)
-        self._pointers_D = self._section(np.int64, n, HEADER_BYTES + 4 * n)
+        identity = identity_of(self.idx_path)
+        self.lengths = FileArray(self.idx_path, np.dtype(np.int32), HEADER_BYTES, n, identity)
+        begins = HEADER_BYTES + 4 * n
+        self._pointers = FileArray(self.idx_path, np.dtype(np.int64), begins, n, identity)
         found_bytes, item_bytes = self.bin_path.stat().st_size, self.dtype.itemsize
-        end = int(self._pointers_D[-1]) + int(self.lengths_D[-1]) * item_bytes if n else 0
+        end = 0
+        if n:
+            last_length, last_begin = self.lengths.part(n - 1, 1), self._pointers.part(n - 1, 1)
+            end = int(last_begin[0]) + int(last_length[0]) * item_bytes
         self.num_tokens = end // item_bytes
         if end != found_bytes or end % item_bytes:
             raise UserError(
@@ -85,21 +93,19 @@ class IndexedDocuments:
                 f"again"
             )
 
-    def _section(self, dtype: type, count: int, offset: int) -> npt.NDArray:
-        if count == 0:
-            return np.empty(0, dtype)
-        return np.asarray(np.memmap(self.idx_path, dtype, "r", offset, (count,)))
+        identity = identity_of(self.bin_path)
+        self._tokens = FileArray(self.bin_path, self.dtype, 0, self.num_tokens, identity)
+
+    @property
+    def lengths_D(self) -> npt.NDArray[np.int32]:
+        """Tokens of every document, memory-mapped."""
+        return self.lengths.array
 
     @cached_property
-    def _tokens(self) -> npt.NDArray:
-        if self.num_tokens == 0:
-            return np.empty(0, self.dtype)
-        return np.asarray(np.memmap(self.bin_path, self.dtype, "r"))
-
-    @cached_property
-    def _roles(self) -> npt.NDArray[np.uint8]:
+    def _roles(self) -> FileArray:
         self.require_roles("the chosen loss")
-        return np.asarray(np.memmap(self.roles_path, np.uint8, "r"))
+        identity = identity_of(self.roles_path)
+        return FileArray(self.roles_path, np.dtype(np.uint8), 0, self.num_tokens, identity)
 
     def require_roles(self, what: str) -> None:
         """UserError unless the roles file is there, with one byte for every token."""
@@ -121,16 +127,17 @@ class IndexedDocuments:
         """
         begin = num_empty = 0
         for first in range(0, self.num_documents, CHECKED_TOGETHER):
-            lengths = self.lengths_D[first : first + CHECKED_TOGETHER].astype(np.int64)
+            count = min(CHECKED_TOGETHER, self.num_documents - first)
+            lengths = self.lengths.part(first, count).astype(np.int64)
             if (lengths < 0).any():
                 wrong = first + int(np.argmax(lengths < 0))
                 raise UserError(
-                    f"{self.idx_path} is damaged: document {wrong} has {self.lengths_D[wrong]} "
+                    f"{self.idx_path} is damaged: document {wrong} has {lengths[wrong - first]} "
                     f"tokens; write the index again"
                 )
             ends = begin + np.cumsum(lengths) * self.dtype.itemsize
             expected = np.concatenate([[begin], ends[:-1]])
-            differs = self._pointers_D[first : first + CHECKED_TOGETHER] != expected
+            differs = self._pointers.part(first, count) != expected
             if differs.any():
                 raise UserError(
                     f"{self.idx_path} is damaged: document {first + int(np.argmax(differs))} "
@@ -140,29 +147,29 @@ class IndexedDocuments:
             num_empty += int(np.count_nonzero(lengths == 0))
         return num_empty
 
-    def first_tokens(self, documents: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Where in `.bin` the documents begin, counted in tokens."""
-        return self._pointers_D[documents] // self.dtype.itemsize
+    def read_runs(
+        self, documents: Int64Array, starts: Int64Array, counts: Int64Array, *, with_roles: bool
+    ) -> tuple[npt.NDArray, npt.NDArray[np.uint8] | None, Int64Array]:
+        """(ids, their roles or None, where in these each run begins).
 
-    @property
-    def all_tokens(self) -> npt.NDArray:
-        """All of `.bin`, memory-mapped."""
-        return self._tokens
-
-    @property
-    def all_roles(self) -> npt.NDArray[np.uint8]:
-        """All of `.roles`, memory-mapped; UserError where it is missing or of another size."""
-        return self._roles
+        A run is `counts` tokens of a document from `starts` on. Ids and roles are the mapped
+        files where `.bin` is small, else arrays of the runs alone.
+        """
+        firsts = self._pointers.take(documents) // self.dtype.itemsize + starts
+        copy = not self._tokens.is_small
+        ids, begins = self._tokens.gather(firsts, counts, copy=copy)
+        roles = self._roles.gather(firsts, counts, copy=copy)[0] if with_roles else None
+        return ids, roles, begins
 
     def tokens(self, document: int, start: int, count: int) -> npt.NDArray:
         """`count` ids of a document from `start` on, a read-only view in the file's dtype."""
         first = self._first(document, start, count)
-        return self._tokens[first : first + count]
+        return self._tokens.array[first : first + count]
 
     def roles(self, document: int, start: int, count: int) -> npt.NDArray[np.uint8]:
         """Who speaks at those tokens, as the numbers of `ROLES`."""
         first = self._first(document, start, count)
-        return self._roles[first : first + count]
+        return self._roles.array[first : first + count]
 
     def document(self, document: int) -> npt.NDArray:
         return self.tokens(document, 0, int(self.lengths_D[document]))
@@ -173,7 +180,7 @@ class IndexedDocuments:
                 f"tokens {start} to {start + count} of document {document}, which has "
                 f"{self.lengths_D[document]} tokens, in {self.prefix}"
             )
-        return int(self._pointers_D[document]) // self.dtype.itemsize + start
+        return int(self._pointers.array[document]) // self.dtype.itemsize + start
 
     def __len__(self) -> int:
         return self.num_documents

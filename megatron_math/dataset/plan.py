@@ -183,7 +183,7 @@ class Plan:
         """Training samples of a source of a stage, begun where the stage before left it."""
         source = self.stages[stage].sources[number]
         order = TrainingOrder(
-            self.index(source.name).lengths_D,
+            self.index(source.name).lengths,
             self.split(source.name),
             seed=self.content.seed,
             name=source.name,
@@ -196,7 +196,7 @@ class Plan:
         split = self.split(source.name)
         if split.num_held_out == 0:
             return None
-        order = HeldOutOrder(self.index(source.name).lengths_D, split)
+        order = HeldOutOrder(self.index(source.name).lengths, split)
         return self._stream(stage, source, order, source.validation_table, None, None)
 
     def _stream(

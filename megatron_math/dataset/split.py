@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from megatron_math.native.file_reads import epoch_positions
 from megatron_math.native.order import epoch_documents, permute
 
 Int64Array = npt.NDArray[np.int64]
@@ -44,6 +45,15 @@ class Split:
         return cls(order_key(seed, "validation", bin_sha256), num_documents, num_held_out)
 
 
+class Lengths(Protocol):
+    """Tokens of every document; see `file_array.FileArray`."""
+
+    @property
+    def array(self) -> npt.NDArray: ...
+    def is_mapped_for(self, num_places: int) -> bool: ...
+    def take(self, places: Int64Array) -> Int64Array: ...
+
+
 class Order(Protocol):
     """Documents by epoch and position; empty ones come like others, with length 0."""
 
@@ -57,27 +67,31 @@ class Order(Protocol):
 class TrainingOrder:
     """A source's training documents, shuffled anew in every epoch."""
 
-    def __init__(self, lengths: npt.NDArray[np.int32], split: Split, *, seed: int, name: str):
+    def __init__(self, lengths: Lengths, split: Split, *, seed: int, name: str):
         self.lengths, self.split = lengths, split
         self.num_positions = split.num_documents - split.num_held_out
         self._seed, self._name = seed, name
 
-    def epoch_key(self, epoch: int) -> int:
-        return order_key(self._seed, "documents", self._name, epoch)
+    def keys(self, epoch: int) -> tuple[int, int, int]:
+        """split_key, epoch_key, num_held_out of `native.order`."""
+        epoch_key = order_key(self._seed, "documents", self._name, epoch)
+        return self.split.key, epoch_key, self.split.num_held_out
 
     def read(self, epoch: int, first: int, count: int) -> tuple[Int64Array, Int64Array]:
-        split = self.split
-        key = self.epoch_key(epoch)
-        return epoch_documents(self.lengths, split.key, key, split.num_held_out, first, count)
+        keys = self.keys(epoch)
+        if self.lengths.is_mapped_for(count):
+            return epoch_documents(self.lengths.array, *keys, first, count)
+        documents = epoch_positions(self.split.num_documents, *keys, first, count)
+        return documents, self.lengths.take(documents)
 
 
 class HeldOutOrder:
     """The documents held out for validation, in the split's own order, whatever the epoch."""
 
-    def __init__(self, lengths: npt.NDArray[np.int32], split: Split):
+    def __init__(self, lengths: Lengths, split: Split):
         self.lengths, self.split = lengths, split
         self.num_positions = split.num_held_out
 
     def read(self, epoch: int, first: int, count: int) -> tuple[Int64Array, Int64Array]:
         documents = permute(self.split.key, self.split.num_documents, first, count)
-        return documents, self.lengths[documents].astype(np.int64)
+        return documents, self.lengths.take(documents)

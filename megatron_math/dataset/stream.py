@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -43,7 +44,9 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, samples: list[Int64Array]) -> "Layout":
-        starts = np.cumsum([0, *map(len, samples)], dtype=np.int64)
+        starts = np.array([0, *accumulate(map(len, samples))], dtype=np.int64)
+        if len(samples) == 1:
+            return cls(samples[0], starts)
         return cls(np.concatenate([np.empty((0, 5), np.int64), *samples]), starts)
 
 
@@ -249,5 +252,5 @@ class Stream(ABC):
 
     def _find(self, unit: int) -> tuple[int, int]:
         """(row that holds a slot or a sample, its number inside that row)"""
-        row = int(np.searchsorted(self._units, unit, side="right")) - 1
+        row = int(self._units.searchsorted(unit, "right")) - 1
         return row, unit - int(self._units[row])

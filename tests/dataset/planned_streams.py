@@ -10,6 +10,19 @@ from megatron_math.dataset.split import Split, TrainingOrder
 from megatron_math.dataset.stream import Mark, Stream, StreamSettings
 
 
+class Given:
+    """Lengths in memory."""
+
+    def __init__(self, lengths: Any) -> None:
+        self.array = np.asarray(lengths, dtype=np.int32)
+
+    def is_mapped_for(self, num_places: int) -> bool:
+        return True
+
+    def take(self, places: Any) -> Any:
+        return self.array[places].astype(np.int64)
+
+
 def plan_stream(
     settings: StreamSettings,
     lengths: Any,
@@ -23,11 +36,9 @@ def plan_stream(
     segment: int | None = None,
 ) -> Planned:
     """segment: positions of a segment instead of what the packing asks for."""
-    lengths = np.asarray(lengths, dtype=np.int32)
-    order = TrainingOrder(lengths, Split(seed + 1, len(lengths), num_held_out), seed=seed,
-                          name=name)  # fmt: skip
-    documents = order.read(0, 0, order.num_positions)[0]
-    tokens = int(lengths[documents].sum(dtype=np.int64))
+    split = Split(seed + 1, len(lengths), num_held_out)
+    order = TrainingOrder(Given(lengths), split, seed=seed, name=name)
+    tokens = int(order.read(0, 0, order.num_positions)[1].sum())
     return PLANNED[settings.pack](
         settings,
         order,

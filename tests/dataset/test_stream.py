@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planned_streams import plan_stream, read_stream
+from planned_streams import Given, plan_stream, read_stream
 
 from megatron_math.blend.tables import PLANNED
 from megatron_math.dataset.split import Split, TrainingOrder
@@ -219,7 +219,9 @@ def test_epochs_and_sources_have_their_own_orders():
     lengths = np.full(50, 3, dtype=np.int32)
 
     def order(name, seed, epoch):
-        return TrainingOrder(lengths, Split(0, 50, 0), seed=seed, name=name).read(epoch, 0, 50)[0]
+        return TrainingOrder(Given(lengths), Split(0, 50, 0), seed=seed, name=name).read(
+            epoch, 0, 50
+        )[0]
 
     orders = [order("a", 1, 0), order("a", 1, 1), order("b", 1, 0), order("a", 2, 0)]
     assert len({tuple(o) for o in orders}) == 4
