@@ -22,9 +22,9 @@ def lines(rows: list[Any]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def texts_of(rows: list[Any] | bytes, recipe: Recipe, chat: Any = None) -> Texts:
+def texts_of(rows: list[Any] | bytes, recipe: Recipe, tokenizer: Any = None) -> Texts:
     block = rows if isinstance(rows, bytes) else lines(rows)
-    texts = make_texts(scan_block(block, [recipe]), recipe, chat)
+    texts = make_texts(scan_block(block, [recipe]), recipe, tokenizer)
     accounted = len(texts.rows) + texts.num_blank + texts.num_empty + len(texts.bad)
     assert texts.num_lines == accounted
     assert len(texts.offsets) == len(texts.id_offsets) == len(texts.rows) + 1
@@ -44,12 +44,14 @@ def ids_of(texts: Texts) -> list[str]:
 def spoken(texts: Texts, document: int) -> list[tuple[str, str]]:
     """(who, what) of a document, one entry as long as the same one speaks."""
     names = {number: name for name, number in ROLES.items()}
-    assert texts.role_firsts is not None
+    speakers = texts.speakers
+    assert speakers is not None
     content = list(texts.strings())[document].encode()
-    found, begin = [], 0
-    for s in range(texts.role_firsts[document], texts.role_firsts[document + 1]):
-        end = int(texts.role_ends[s])
-        who, what = names[int(texts.role_ids[s])], content[begin:end].decode()
+    found: list[tuple[str, str]] = []
+    begin = 0
+    for s in range(speakers.firsts[document], speakers.firsts[document + 1]):
+        end = int(speakers.ends[s])
+        who, what = names[int(speakers.roles[s])], content[begin:end].decode()
         if found and what and found[-1][0] == who:
             found[-1] = (who, found[-1][1] + what)
         elif what:
@@ -121,8 +123,9 @@ def test_parquet_rows_are_read_like_lines(block: list[dict], recipe: Recipe) -> 
     assert [(b.line, b.reason) for b in from_rows.bad] == [
         (b.line, b.reason) for b in from_lines.bad
     ]
-    for part in ("role_ends", "role_ids", "role_firsts"):
-        assert np.array_equal(getattr(from_rows, part), getattr(from_lines, part))
+    assert (from_rows.speakers is None) == (from_lines.speakers is None)
+    for part in ("firsts", "ends", "roles") if from_rows.speakers else ():
+        assert np.array_equal(getattr(from_rows.speakers, part), getattr(from_lines.speakers, part))
 
 
 def test_parquet_types() -> None:
@@ -218,7 +221,8 @@ def test_plain_texts_are_not_copied_and_have_no_roles() -> None:
         texts = make_texts(scanned, recipe)
         assert np.shares_memory(texts.text, scanned.columns["text"].text)
         assert list(texts.strings()) == ["one", "two"]
-        assert texts.role_ends is texts.role_ids is texts.role_firsts is None
+        assert texts.speakers is None
+        assert texts.is_chat is None
 
 
 def test_roles_of_templates_and_plain_texts() -> None:
@@ -241,16 +245,19 @@ def test_roles_of_templates_and_plain_texts() -> None:
 
 
 class Chat:
-    """`<role>content` for each message; refuses an unknown role."""
+    """A tokenizer's chat template: `<role>content` for each message; refuses kings."""
+
+    chat_template: "Chat"
 
     def render(self, messages: list[dict[str, Any]]) -> tuple[str, list[tuple[int, str]]]:
         text, ends = "", []
         for message in messages:
             if message["role"] == "king":
                 raise UserError("no kings here")
-            for part, who in ((f"<{message['role']}>", "prompt"), (message["content"], None)):
+            who = {"user": "prompt", "assistant": "solution", "tool": "tool_output"}
+            for part, role in ((f"<{message['role']}>", "user"), (message["content"], None)):
                 text += part
-                ends.append((len(text.encode("utf-8", "replace")), who or message["role"]))
+                ends.append((len(text.encode("utf-8", "replace")), who[role or message["role"]]))
         return text, ends
 
 
@@ -266,7 +273,9 @@ def test_chats() -> None:
         {"messages": [{"role": "tool", "content": "5", "n": 7}]},
     ]
     block = lines(rows).replace(b'"n": 7', b'"n": 7' + b"0" * 9000)  # more than Python's int reads
-    texts = texts_of(block, Recipe(), Chat())
+    tokenizer = Chat()
+    tokenizer.chat_template = tokenizer
+    texts = texts_of(block, Recipe(), tokenizer)
     assert texts.rows.tolist() == [0, 1, 3, 7]
     assert [(bad.line, bad.reason) for bad in texts.bad] == [
         (2, "chat: no kings here"), (4, "half a surrogate pair"), (5, "NUL character"),
@@ -276,14 +285,14 @@ def test_chats() -> None:
     assert spoken(texts, 1) == [("prompt", "<user>é?<assistant>"), ("solution", "42")]
     assert spoken(texts, 2)[-1] == ("solution", "s")
     assert spoken(texts, 3)[-1] == ("tool_output", "5")
-    only_chats = texts_of(block, Recipe(chat=True), Chat())
+    only_chats = texts_of(block, Recipe(chat=True), tokenizer)
     assert only_chats.rows.tolist() == [1, 7]
     assert only_chats.num_empty == 2  # a record's own text does not count then
     other_key = lines([{"talk": rows[1]["messages"]}])
-    assert list(texts_of(other_key, Recipe(key="talk", chat=True), Chat()).strings()) == [
+    assert list(texts_of(other_key, Recipe(key="talk", chat=True), tokenizer).strings()) == [
         "<user>é?<assistant>42"
     ]
-    with pytest.raises(UserError, match="this tokenizer has no chat template"):
+    with pytest.raises(UserError, match="there is no chat template"):
         texts_of(block, Recipe())
     assert len(texts_of(lines(rows[:1]), Recipe()).rows) == 1  # control
 
