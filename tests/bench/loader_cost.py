@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Real against mock data in training runs.")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "bench" / "loader")
     parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     road = prepare(arguments.work, arguments.steps)
