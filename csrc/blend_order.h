@@ -35,7 +35,7 @@
 #include <utility>
 #include <vector>
 
-#include "sample_index.h"
+#include "limits.h"
 
 namespace order {
 

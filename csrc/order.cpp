@@ -13,8 +13,6 @@
 #include "epoch.h"
 #include "keyed_permutation.h"
 #include "pack_index.h"
-#include "permutation.h"
-#include "sample_index.h"
 
 namespace py = pybind11;
 
@@ -85,28 +83,6 @@ py::array_t<int64_t> segment_totals(const Int32Array& lengths, uint64_t split_ke
   return to_array(std::move(rows), 2);
 }
 
-py::array_t<int64_t> permutation(uint64_t key, int64_t num_items) {
-  std::vector<int64_t> result;
-  {
-    py::gil_scoped_release release;
-    result = order::permutation(key, num_items);
-  }
-  return to_array(std::move(result));
-}
-
-py::array_t<int64_t> sample_index(const Int64Array& lengths, int64_t sequence_length,
-                                  int64_t stream_offset) {
-  require_axes(lengths, 1, "lengths");
-  std::vector<int64_t> rows;
-  {
-    const int64_t* data = lengths.data();
-    const int64_t count = lengths.size();
-    py::gil_scoped_release release;
-    rows = order::sample_index(data, count, sequence_length, stream_offset);
-  }
-  return to_array(std::move(rows), 2);
-}
-
 py::tuple pack_index(const Int64Array& lengths, int64_t sequence_length, int64_t align,
                      int64_t window) {
   require_axes(lengths, 1, "lengths");
@@ -117,7 +93,11 @@ py::tuple pack_index(const Int64Array& lengths, int64_t sequence_length, int64_t
     py::gil_scoped_release release;
     packs = order::pack_index(data, count, sequence_length, align, window);
   }
-  return py::make_tuple(to_array(std::move(packs.pieces), 3), to_array(std::move(packs.starts)));
+  int64_t* const data = packs.pieces.get();
+  const py::capsule owner(packs.pieces.release(),
+                          [](void* pieces) { delete[] static_cast<int64_t*>(pieces); });
+  return py::make_tuple(py::array_t<int64_t>({packs.num_pieces, int64_t{3}}, data, owner),
+                        to_array(std::move(packs.starts)));
 }
 
 std::vector<int64_t> to_vector(const Int64Array& array) {
@@ -227,9 +207,6 @@ void bind_order(py::module_& m) {
   m.def("segment_totals", &segment_totals, py::arg("lengths").noconvert(), py::arg("split_key"),
         py::arg("epoch_key"), py::arg("num_held_out"), py::arg("align"),
         py::arg("segment_documents"), py::arg("first_segment"), py::arg("num_segments"));
-  m.def("permutation", &permutation, py::arg("key"), py::arg("num_items"));
-  m.def("sample_index", &sample_index, py::arg("lengths").noconvert(), py::arg("sequence_length"),
-        py::arg("stream_offset"));
   m.def("pack_index", &pack_index, py::arg("lengths").noconvert(), py::arg("sequence_length"),
         py::arg("align"), py::arg("window"));
   py::class_<BlendOrder>(m, "BlendOrder")

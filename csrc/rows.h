@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "sample_index.h"
+#include "limits.h"
 
 namespace order {
 

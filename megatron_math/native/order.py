@@ -68,24 +68,6 @@ def segment_totals(
     )
 
 
-def permutation(key: int, num_items: int) -> Int64Array:
-    """A permutation of 0..num_items-1 that depends on `key` (64 bits) and num_items only.
-
-    Indices sorted by splitmix64 (Steele, Lea, Flood 2014) of key and index.
-    """
-    return _native.permutation(key, num_items)
-
-
-def sample_index(lengths: Int64Array, sequence_length: int, stream_offset: int) -> Int64Array:
-    """Where samples begin in one epoch of a stream cut every `sequence_length` tokens.
-
-    lengths: tokens of each document in the epoch's order, each at least 1. stream_offset: tokens
-    of the stream before this epoch. Returns [samples, 2]: position in the order, token offset
-    inside that document, for each sample that begins in this epoch.
-    """
-    return _native.sample_index(lengths, sequence_length, stream_offset)
-
-
 def pack_index(
     lengths: Int64Array, sequence_length: int, align: int, window: int
 ) -> tuple[Int64Array, Int64Array]:

@@ -103,30 +103,6 @@ def _check_positions(first: int, count: int, num_items: int) -> None:
         raise ValueError(f"positions {first} and {count} on are not all among {num_items}")
 
 
-def permutation(key: int, num_items: int) -> Int64Array:
-    """Indices in the order of their splitmix64 ranks; see `order.permutation`."""
-    with np.errstate(over="ignore"):
-        counter = np.arange(1, num_items + 1, dtype=np.uint64)
-        rank = np.uint64(key) + counter * np.uint64(0x9E3779B97F4A7C15)
-        rank = (rank ^ (rank >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        rank = (rank ^ (rank >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        rank = rank ^ (rank >> np.uint64(31))
-    return np.argsort(rank, kind="stable")
-
-
-def sample_index(lengths: Int64Array, sequence_length: int, stream_offset: int) -> Int64Array:
-    """Search every sample start among the documents' ends; see `order.sample_index`."""
-    _check_lengths(lengths, sequence_length)
-    if stream_offset < 0:
-        raise ValueError(f"stream_offset {stream_offset} is negative")
-    ends = np.cumsum(lengths, dtype=np.int64)
-    total = int(ends[-1]) if len(ends) else 0
-    sample_starts = np.arange(-stream_offset % sequence_length, total, sequence_length)
-    positions = np.searchsorted(ends, sample_starts, side="right")
-    begins = ends - lengths
-    return np.stack([positions, sample_starts - begins[positions]], axis=1).astype(np.int64)
-
-
 def pack_index(
     lengths: Int64Array, sequence_length: int, align: int, window: int
 ) -> tuple[Int64Array, Int64Array]:
