@@ -43,12 +43,14 @@ class LibraryTokenizer(Tokenizer):
     @cached_property
     def _token_bytes(self) -> Int64s | None:
         content = json.loads(self._bytes)
-        model, split = content["model"], content.get("pre_tokenizer") or {}
-        steps = [step["type"] for step in split.get("pretokenizers", [split]) if step]
+        split = content.get("pre_tokenizer") or {}
+        steps = split.get("pretokenizers", [split])
+        letters_for_bytes = [step for step in steps if step.get("type") == "ByteLevel"]
         normalizer = content.get("normalizer") or {"normalizers": []}
         if (
-            "ByteLevel" not in steps
-            or model.get("byte_fallback")
+            not letters_for_bytes
+            or any(step.get("add_prefix_space") for step in letters_for_bytes)
+            or content["model"].get("byte_fallback")
             or normalizer.get("normalizers", True)
         ):
             return None
@@ -58,7 +60,8 @@ class LibraryTokenizer(Tokenizer):
             spelt = letters.issuperset(token)
             lengths[index] = len(token) if spelt else len(token.encode("utf-8"))
         for index, added in self._engine.get_added_tokens_decoder().items():
-            lengths[index] = len(added.content.encode("utf-8"))
+            takes_spaces = added.lstrip or added.rstrip
+            lengths[index] = UNKNOWN_BYTES if takes_spaces else len(added.content.encode("utf-8"))
         return lengths
 
     def _reference_ends(self, text: str) -> tuple[list[int], Int64s]:
