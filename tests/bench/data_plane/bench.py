@@ -77,12 +77,14 @@ def seconds_and_rate(seconds: list[float], text_bytes: int) -> str:
 
 
 def rate(seconds: list[float], count: int, unit: str) -> str:
+    """Seconds and rate; the rate alone where the seconds are those of one."""
     median = statistics.median(seconds)
-    per_second = count / median
-    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if per_second >= scale:
-            return f"{median:.3g} s, {per_second / scale:.3g} {letter} {unit}/s"
-    return f"{median:.3g} s, {per_second:.3g} {unit}/s"
+    told = f"{count / median:.3g} {unit}/s"
+    for scale, letter in ((1e9, "G "), (1e6, "M "), (1e3, "k ")):
+        if count / median >= scale:
+            told = f"{count / median / scale:.3g} {letter}{unit}/s"
+            break
+    return told if count == 1 else f"{median:.3g} s, {told}"
 
 
 def commands(bench: Bench, *lists: list[str | Path]) -> list[str]:

@@ -85,10 +85,6 @@ def describe(corpus: Corpus) -> str:
     )
 
 
-def remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def same_bytes(parts: list[Path], whole: Path) -> bool:
     """Do the parts, one after another, hold what `whole` holds?"""
     if sum(part.stat().st_size for part in parts) != whole.stat().st_size:
@@ -109,15 +105,21 @@ def require_equal(peer: Path, ours: Path) -> None:
             raise RuntimeError(f"{left.name} of the two sides differ: this is no comparison")
 
 
+def empty(folder: Path) -> None:
+    """Not timed: a side must not find what it wrote before."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
 @contextmanager
 def fresh(folder: Path) -> Iterator[Path]:
-    """An empty folder that is gone afterwards, so that the disk holds one run at a time."""
-    remove(folder)
-    folder.mkdir(parents=True)
+    """Folders for both sides that are gone afterwards: the disk holds one pair at a time."""
+    empty(folder / "peer")
+    empty(folder / "ours")
     try:
         yield folder
     finally:
-        remove(folder)
+        shutil.rmtree(folder)
 
 
 def best_workers(bench: Bench, kind: str, model: Path, facts: dict[str, Any]) -> dict[int, float]:
@@ -126,7 +128,9 @@ def best_workers(bench: Bench, kind: str, model: Path, facts: dict[str, Any]) ->
     tried = {}
     for workers in (2,) if bench.quick else WORKERS_TRIED:
         with fresh(bench.work / "out") as out:
-            command = megatron_command(slice_.path, out / "peer", kind, model, facts, workers)
+            command = megatron_command(
+                slice_.path, out / "peer" / "corpus", kind, model, facts, workers
+            )
             tried[workers] = run(command).seconds
     return dict(sorted(tried.items(), key=lambda item: item[1]))
 
@@ -139,14 +143,13 @@ def against_megatron(bench: Bench, name: str) -> Measured:
     tried = best_workers(bench, kind, model, facts)
     workers = next(iter(tried))
     with fresh(bench.work / "out") as out:
-        peer = megatron_command(corpus.path, out / "peer", kind, model, facts, workers)
-        ours = ours_command(corpus.path, out / "ours", kind, model)
+        peer = megatron_command(corpus.path, out / "peer" / "corpus", kind, model, facts, workers)
+        ours = ours_command(corpus.path, out / "ours" / "corpus", kind, model)
 
         def run_ours() -> float:
-            for old in out.glob("ours*"):
-                old.unlink()  # or it would be found up to date
+            empty(out / "ours")
             seconds = run(ours).seconds
-            require_equal(out / "peer", out / "ours")
+            require_equal(out / "peer" / "corpus", out / "ours" / "corpus")
             return seconds
 
         pairs = alternate(bench.pairs(3), lambda: run(peer).seconds, run_ours)
@@ -184,22 +187,21 @@ def against_datatrove(bench: Bench) -> Measured:
     tried = {}
     for batch in (1000,) if bench.quick else (100, 1000, 10_000):
         with fresh(bench.work / "out") as out:
-            tried[batch] = run(datatrove(slice_, out, batch)).seconds
+            tried[batch] = run(datatrove(slice_, out / "peer", batch)).seconds
     batch = min(tried, key=tried.__getitem__)
     with fresh(bench.work / "out") as out:
         peer = datatrove(corpus, out / "peer", batch)
-        ours = ours_command(corpus.path, out / "ours", kind, model)
+        ours = ours_command(corpus.path, out / "ours" / "corpus", kind, model)
 
         def run_peer() -> float:
-            remove(out / "peer")
+            empty(out / "peer")
             return run(peer).seconds
 
         def run_ours() -> float:
-            for old in out.glob("ours*"):
-                old.unlink()
+            empty(out / "ours")
             seconds = run(ours).seconds
             parts = sorted((out / "peer").glob("*.bin"))
-            if not same_bytes(parts, out / "ours_text_document.bin"):
+            if not same_bytes(parts, out / "ours" / "corpus_text_document.bin"):
                 raise RuntimeError("datatrove's tokens differ from ours: this is no comparison")
             return seconds
 
@@ -245,11 +247,10 @@ def engine_share(bench: Bench) -> Measured:
         mode, batch_mb = best.removesuffix(" MB").split(", ")
         alone = engine(corpus, mode, batch_mb, kind, model)
         with fresh(bench.work / "out") as out:
-            ours = ours_command(corpus.path, out / "ours", kind, model)
+            ours = ours_command(corpus.path, out / "ours" / "corpus", kind, model)
 
             def run_ours(out: Path = out, ours: Command = ours) -> float:
-                for old in out.glob("ours*"):
-                    old.unlink()
+                empty(out / "ours")
                 return run(ours).seconds
 
             pairs = alternate(bench.pairs(5), partial(timed, alone), run_ours)
@@ -290,13 +291,13 @@ def memory_growth(bench: Bench) -> Measured:
 
     def peaks(side: str, part: Corpus) -> list[int]:
         found = []
-        for _ in range(bench.pairs(3)):
+        for _ in range(bench.pairs(3) if side == "ours" else 1):
             os.sync()
             with fresh(bench.work / "out") as out:
                 command = (
-                    ours_command(part.path, out / "ours", kind, model)
+                    ours_command(part.path, out / "ours" / "corpus", kind, model)
                     if side == "ours"
-                    else megatron_command(part.path, out / "peer", kind, model, facts, 2)
+                    else megatron_command(part.path, out / "peer" / "corpus", kind, model, facts, 2)
                 )
                 found.append(run(command, memory=True).peak_bytes)
         return found
@@ -336,7 +337,7 @@ def memory_growth(bench: Bench) -> Measured:
         "process tree's Pss, sampled every 50 ms. The first line has ten times as much distinct "
         "text; the second repeats 100 MB of it, so only the files and the index grow."
     )
-    example = ours_command(large.path, bench.work / "out" / "ours", kind, model)
+    example = ours_command(large.path, bench.work / "out" / "ours" / "corpus", kind, model)
     return Measured(setup, rows, commands(bench, example))
 
 
@@ -352,7 +353,7 @@ def large_files(bench: Bench) -> Measured:
     def seconds_of(part: Corpus) -> float:
         warm(part.path)
         with fresh(bench.work / "out") as out:
-            return run(ours_command(part.path, out / "ours", kind, model)).seconds
+            return run(ours_command(part.path, out / "ours" / "corpus", kind, model)).seconds
 
     def per_byte(part: Corpus) -> float:
         return seconds_of(part) / part.text_bytes
@@ -372,5 +373,5 @@ def large_files(bench: Bench) -> Measured:
         seconds_and_rate(large_s, large.text_bytes),
     )
     setup = "Ours against itself; the large corpus repeats the small one."
-    example = ours_command(large.path, bench.work / "out" / "ours", kind, model)
+    example = ours_command(large.path, bench.work / "out" / "ours" / "corpus", kind, model)
     return Measured(setup, [row], commands(bench, example))

@@ -77,7 +77,7 @@ def number(value: float, unit: str) -> str:
         return f"{value:.3g}x" if value < 1000 else f"{value:,.0f}x"
     if unit == "share":
         return f"{value:.2f}"
-    return f"{value:.2f} {unit}" if abs(value) < 1 else f"{value:.1f} {unit}"
+    return f"{value:.2f} {unit}" if abs(value) < 10 else f"{value:.1f} {unit}"
 
 
 def table(results: dict[str, Any]) -> str:

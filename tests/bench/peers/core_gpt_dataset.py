@@ -45,7 +45,6 @@ def build(args: argparse.Namespace) -> GPTDataset:
     )
     sizes = [args.samples, 0, 0]
     train, _, _ = BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()
-    assert len(train) >= args.samples
     return train
 
 
@@ -65,10 +64,11 @@ def main() -> None:
         said = read(dataset, args)
     else:
         before, begun = resident_bytes("VmRSS"), time.perf_counter()
-        sample = build(args)[0]
-        seconds = time.perf_counter() - begun
+        dataset = build(args)
+        sample = dataset[0]
+        seconds, grown = time.perf_counter() - begun, resident_bytes("VmHWM") - before
         assert len(sample["tokens"]) == args.sequence_length
-        grown = resident_bytes("VmHWM") - before
+        assert len(dataset) >= args.samples
         said = {"seconds": seconds, "grown_bytes": grown}
     print(json.dumps(said))
 
