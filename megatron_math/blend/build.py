@@ -67,11 +67,13 @@ def build_plan(
             _use(stage, leaf, sources[leaf.name], standings.get(leaf.name), seed)
             for leaf in stage.mix.leaves()
         ]
+        for use in uses:
+            if history and standings.get(use.leaf.name) is history.sources.get(use.leaf.name):
+                _check_start(use)
         targets = _targets(stage, uses)
         done = schedule(targets, [use.sizes for use in uses], stage.sequence_length, stage.tokens)
         tables = [use.stream.table(done.samples[j]) for j, use in enumerate(uses)]
         for j, use in enumerate(uses):
-            _check_start(use, tables[j])
             standings[use.leaf.name] = Standing(
                 mark=use.stream.mark(tables[j], done.samples[j]),
                 tokens=use.stream.tokens_before + done.tokens[j],
@@ -129,18 +131,17 @@ def _use(
     return _Use(leaf, source, stream, sizes, total)
 
 
-def _check_start(use: _Use, table: Int64Array) -> None:
-    """The tokens up to the first epoch's end, counted, against those that the run reported."""
+def _check_start(use: _Use) -> None:
+    """The tokens left in the epoch, counted, against those that the run says it has used."""
     stream = use.stream
-    rows = stream.segments.rows_until(stream.start.epoch + 1)
-    if rows < table.shape[1]:
-        expected = (stream.start.epoch + 1) * stream.epoch_tokens - stream.tokens_before
-        if table[0, rows] != expected:
-            raise UserError(
-                f"the source '{use.leaf.name}' has {table[0, rows]} tokens left in its epoch, by "
-                f"the {stream.tokens_before} that were used there must be {expected}; the "
-                f"data_state.json or the index is damaged"
-            )
+    left = stream.tokens_left()
+    expected = (stream.start.epoch + 1) * stream.epoch_tokens - stream.tokens_before
+    if left != expected:
+        raise UserError(
+            f"the source '{use.leaf.name}' has {left} tokens left in epoch {stream.start.epoch}, "
+            f"by the {stream.tokens_before} that the run used there must be {expected}; the "
+            f"checkpoint's data_state.json is damaged"
+        )
 
 
 def _targets(stage: BlendStage, uses: list[_Use]) -> Targets:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count
+from itertools import count, takewhile
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -101,6 +101,23 @@ class Planned(ABC):
         As far as the first `num_samples` samples reach, whose sizes were asked for.
         """
 
+    def tokens_left(self) -> int:
+        """Tokens from the start to the end of its epoch, counted one by one."""
+        spans = takewhile(lambda span: span.epoch == self.start.epoch, self._spans())
+        sums = in_threads(lambda span: int(self.order.read(*span[:3])[1].sum()), spans)
+        left = self.segments.read(0).lengths.sum() if self.start.inside else 0
+        return int(left) + sum(sums)
+
+    def _spans(self) -> Iterator[Span]:
+        epoch, first = self.start.epoch, self.start.position
+        while epoch != self.end_epoch:
+            while first < self.order.num_positions:
+                number = min(DOCUMENTS_AT_ONCE, self.order.num_positions - first)
+                ends_epoch = first + number == self.order.num_positions
+                yield Span(epoch, first, number, ends_epoch and epoch + 1 == self.end_epoch)
+                first += number
+            epoch, first = epoch + 1, 0
+
     def mark(self, table: Int64Array, num_samples: int) -> Mark:
         """Where the stream stands after so many samples."""
         stream = STREAMS[self.settings.pack](self.settings, self.segments, table)
@@ -151,16 +168,6 @@ class PlannedConcat(Planned):
             return lengths[lengths > 0], span.is_last
 
         yield from in_threads(read, self._spans())
-
-    def _spans(self) -> Iterator[Span]:
-        epoch, first = self.start.epoch, self.start.position
-        while epoch != self.end_epoch:
-            while first < self.order.num_positions:
-                number = min(DOCUMENTS_AT_ONCE, self.order.num_positions - first)
-                ends_epoch = first + number == self.order.num_positions
-                yield Span(epoch, first, number, ends_epoch and epoch + 1 == self.end_epoch)
-                first += number
-            epoch, first = epoch + 1, 0
 
     def table(self, num_samples: int) -> Int64Array:
         needed = num_samples * self.settings.sequence_length + 1  # the last label lies behind

@@ -13,7 +13,7 @@ from megatron_math.base.road import Road
 
 app = typer.Typer(
     name="inspect",
-    help="Show what is in an index, a plan, a batch, a checkpoint.",
+    help="Show what is in an index, a plan, a batch, a checkpoint; compare two orders.",
     no_args_is_help=True,
 )
 AsJson = Annotated[bool, typer.Option("--json", help="print facts as JSON")]
@@ -59,6 +59,24 @@ def plan(
     from megatron_math.inspect.plan import inspect_plan, render_plan
 
     show(inspect_plan(folder), render_plan, as_json)
+
+
+@app.command()
+def order(
+    a: Annotated[Path, typer.Argument(metavar="A", help="a run folder, or its 40_blend")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="another one")],
+    samples: Annotated[
+        int, typer.Option(help="samples of each stage to compare, at most", min=1)
+    ] = 100_000,
+    as_json: AsJson = False,
+) -> None:
+    """Do two runs read the same samples in the same order? Exit code 1 when they do not."""
+    from megatron_math.inspect.order import inspect_order, render_order
+
+    facts = inspect_order(a, b, num_samples=samples)
+    show(facts, render_order, as_json)
+    if not facts["equal"]:
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
