@@ -5,6 +5,7 @@
 namespace py = pybind11;
 
 void bind_file_reads(py::module_& m);
+void bind_index_reader(py::module_& m);
 void bind_index_writer(py::module_& m);
 void bind_json_lines(py::module_& m);
 void bind_order(py::module_& m);
@@ -12,8 +13,9 @@ void bind_rows(py::module_& m);
 void bind_texts(py::module_& m);
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "C++ builders of megatron_math: index writer, orders, packs, rows of batches.";
+  m.doc() = "C++ builders of megatron_math: indexes, orders, packs, rows of batches.";
   bind_file_reads(m);
+  bind_index_reader(m);
   bind_index_writer(m);
   bind_json_lines(m);
   bind_order(m);
