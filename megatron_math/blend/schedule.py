@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from megatron_math.blend.shares import Targets
 from megatron_math.blend.tables import Sizes
-from megatron_math.native.order import blend_order
+from megatron_math.native.order import BlendOrder
 
 NO_LIMIT = 1 << 60
-PENDING_SAMPLES = 4096  # sizes kept ahead of each source, so that tiny epochs cost few calls
+PIECE_SAMPLES = 1 << 16
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -38,26 +38,6 @@ def first_samples(sizes: Sizes, tokens: int) -> tuple[int, list[tuple[Int64Array
     return total, prefix
 
 
-class _Feed:
-    """Sizes of one source, topped up as they are used."""
-
-    def __init__(self, chunks: Sizes) -> None:
-        self._chunks = chunks
-        self.pending = np.empty(0, dtype=np.int64)
-        self.more = True
-
-    def use(self, count: int) -> None:
-        self.pending = self.pending[count:]
-        if len(self.pending):
-            return
-        parts: list[Int64Array] = []
-        while self.more and sum(map(len, parts)) < PENDING_SAMPLES:
-            sizes, is_last = next(self._chunks)
-            parts.append(sizes)
-            self.more = not is_last
-        self.pending = parts[0] if len(parts) == 1 else np.concatenate([self.pending, *parts])
-
-
 def schedule(
     targets: Targets,
     sizes: Sequence[Sizes],
@@ -65,33 +45,23 @@ def schedule(
     max_tokens: int | None,
 ) -> Schedule:
     """Choose sources until `max_tokens` is reached or all have ended (see csrc/blend_order.h)."""
-    feeds = [_Feed(chunks) for chunks in sizes]
-    given = [0] * len(feeds)
-    used = np.zeros(len(feeds), dtype=np.int64)
-    counts = used
     starts, bases, shares = (
         np.array(values, dtype=np.int64)
         for values in (targets.starts, targets.bases, targets.shares)
     )
-    dtype = np.uint16 if len(feeds) < 1 << 16 else np.uint32
+    nothing = np.zeros(len(sizes), dtype=np.int64)
+    native = BlendOrder(starts, bases, shares, sequence_length, nothing)
+    dtype = np.dtype(np.uint16 if len(sizes) < 1 << 16 else np.uint32)
+    piece = np.empty(PIECE_SAMPLES, dtype)
     order = bytearray()  # grows in place, where joining arrays would hold all of it twice
+    counts = nothing
     while True:
-        for feed, count in zip(feeds, counts, strict=True):
-            feed.use(int(count))
-        piece, after = blend_order(
-            starts,
-            bases,
-            shares,
-            [feed.pending for feed in feeds],
-            [feed.more for feed in feeds],
-            sequence_length,
-            NO_LIMIT if max_tokens is None else max_tokens,
-            given,
-        )
-        if len(piece) == 0:
-            break
-        given = after.tolist()
-        counts = np.bincount(piece, minlength=len(feeds))
-        used = used + counts
-        order += piece.astype(dtype).tobytes()
-    return Schedule(np.frombuffer(order, dtype), used.tolist(), given)
+        waiting = native.waiting()
+        for source in waiting:
+            tokens, is_last = next(sizes[source])
+            native.feed(source, tokens, not is_last)
+        count = native.choose(piece, NO_LIMIT if max_tokens is None else max_tokens)
+        order += piece[:count].tobytes()
+        counts = counts + np.bincount(piece[:count], minlength=len(sizes))
+        if not count and not waiting:
+            return Schedule(np.frombuffer(order, dtype), counts.tolist(), native.given().tolist())

@@ -121,11 +121,7 @@ class ConcatStream(Stream):
         return int(self._tokens[row]) + inside
 
     def mark(self, sample: int) -> Mark:
-        slot = sample * self.settings.sequence_length
-        if slot >= self._units[-1]:
-            return self.segments.mark(self.num_rows, self.settings, 0)
-        row, offset = self._find(slot)
-        return self.segments.mark(row, self.settings, offset)
+        return self._mark(sample * self.settings.sequence_length)
 
 
 def _cut_out(laid: _Laid, first: int, stop: int) -> Int64Array:
@@ -194,10 +190,7 @@ class WholeStream(Stream):
         return int(self._tokens[row]) + int(self._row(row).tokens_before[number])
 
     def mark(self, sample: int) -> Mark:
-        if sample == self.num_samples:
-            return self.segments.mark(self.num_rows, self.settings, 0)
-        row, number = self._find(sample)
-        return self.segments.mark(row, self.settings, number)
+        return self._mark(sample)
 
 
 STREAMS: dict[str, type[Stream]] = {"concat": ConcatStream, "whole": WholeStream}

@@ -254,3 +254,15 @@ class Stream(ABC):
         """(row that holds a slot or a sample, its number inside that row)"""
         row = int(self._units.searchsorted(unit, "right")) - 1
         return row, unit - int(self._units[row])
+
+    def _mark(self, unit: int) -> Mark:
+        """Where the stream stands before a slot or a sample; at the first of rows that hold none.
+
+        So it is the same for every plan of this stream, however far its table reaches.
+        """
+        row = int(self._units.searchsorted(unit, "left"))
+        if row > self.num_rows:  # the last sample is not full
+            return self.segments.mark(self.num_rows, self.settings, 0)
+        if self._units[row] == unit:
+            return self.segments.mark(row, self.settings, 0)
+        return self.segments.mark(row - 1, self.settings, unit - int(self._units[row - 1]))
