@@ -39,16 +39,18 @@ enum Kind : uint8_t {
 };
 
 // One key's values, one after another: strings unescaped, anything else as the JSON that was there.
-// Memory is that of the block at most and is taken only as far as it is filled.
+// Address space for a whole block is asked for with the first value; memory is taken only as far as
+// it is filled.
 class Column {
  public:
-  explicit Column(std::size_t capacity)
-      : text_(static_cast<uint8_t*>(std::malloc(std::max<std::size_t>(capacity, 1)))) {
-    if (!text_) throw std::bad_alloc();
-  }
+  explicit Column(std::size_t capacity) : capacity_(std::max<std::size_t>(capacity, 1)) {}
 
   // A value's bytes go to out(); it replaces what the row had, since the last duplicate wins.
-  uint8_t* out() { return text_.get() + offsets.back(); }
+  uint8_t* out() {
+    if (!text_) text_.reset(static_cast<uint8_t*>(std::malloc(capacity_)));
+    if (!text_) throw std::bad_alloc();
+    return text_.get() + offsets.back();
+  }
   void set(Kind kind, const uint8_t* end) {
     kind_ = kind;
     num_bytes_ = end - out();
@@ -67,6 +69,7 @@ class Column {
 
   // Hands over the text, cut to its size; free() ends it.
   uint8_t* release_text() {
+    out();
     uint8_t* whole = text_.release();
     void* cut = std::realloc(whole, static_cast<std::size_t>(std::max<int64_t>(1, offsets.back())));
     return cut ? static_cast<uint8_t*>(cut) : whole;
@@ -80,6 +83,7 @@ class Column {
   struct Free {
     void operator()(uint8_t* p) const { std::free(p); }
   };
+  std::size_t capacity_;
   std::unique_ptr<uint8_t, Free> text_;
   Kind kind_ = kAbsent;  // of the row that is being read
   int64_t num_bytes_ = 0;

@@ -1,6 +1,7 @@
 """The JSON line scanner: the verdict and the text of json.loads, whatever the bytes are."""
 
 import json
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -291,6 +292,29 @@ def test_a_line_of_many_megabytes() -> None:
     scanned = scan_lines(block, ["text"])
     assert scanned.columns["text"].value(0) == text.encode()
     assert scan_lines(block[:-2], ["text"]).bad[0].reason.startswith("not JSON")
+
+
+GROWTH = """
+import re
+from pathlib import Path
+import numpy as np
+from megatron_math.native.json_lines import scan_lines
+line = np.full(80_000_000, ord("x"), np.uint8)
+line[:10], line[-2:] = np.frombuffer(b'{"text": "', np.uint8), np.frombuffer(b'"}', np.uint8)
+
+def peak_kib():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+before = peak_kib()
+texts = scan_lines(line, ["text", "problem", "solution", "answer"])
+assert len(texts.rows) == 1
+print(peak_kib() - before)
+"""
+
+
+def test_a_scan_takes_the_memory_of_what_it_keeps() -> None:
+    result = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, check=True)
+    assert 70_000 < int(result.stdout) < 90_000  # KiB
 
 
 def test_threads_scan_side_by_side() -> None:

@@ -1,6 +1,6 @@
 // Fuzz target of csrc/json_lines.h, csrc/utf8.h and csrc/texts.h, to be built with ASan and UBSan:
 //
-//   g++ -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc
+//   g++ -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -iquote csrc
 //       tests/native/fuzz/json_lines_fuzz.cpp -o json_lines_fuzz && ./json_lines_fuzz 20 1
 //
 // Without libFuzzer it drives itself: ./json_lines_fuzz [seconds] [seed]. With
