@@ -108,7 +108,7 @@ class EncodedDocuments:
     """Documents of one block under one recipe, ready to be written.
 
     tokens: flat, the index's dtype; lengths: int32[n]; both with BOS and EOD. roles: uint8, one a
-    token, or None where all of them are `other`. rows, id_text, id_offsets: as in Texts.
+    token, or None where all of them are `other`. rows, id_text, id_offsets, num_empty: as in Texts.
     text_bytes: of UTF-8.
     """
 
@@ -119,6 +119,7 @@ class EncodedDocuments:
     id_text: ByteArray
     id_offsets: Int64Array
     text_bytes: int
+    num_empty: int
 
 
 def scan_block(
@@ -219,6 +220,7 @@ def encode_texts(
         id_text=texts.id_text,
         id_offsets=texts.id_offsets,
         text_bytes=texts.num_bytes,
+        num_empty=texts.num_empty,
     )
 
 
@@ -358,23 +360,13 @@ def _interleave(groups: Sequence[_Framed], places: Sequence[Int64Array]) -> _Fra
 
 
 @dataclass(frozen=True)
-class EncodedColumn:
-    """Documents of one block under one recipe. tokens: flat, the index's dtype; lengths: int32."""
-
-    tokens: npt.NDArray
-    lengths: npt.NDArray[np.int32]
-    text_bytes: int
-    num_empty: int  # documents without text: nothing but EOD (and BOS)
-
-
-@dataclass(frozen=True)
 class EncodedBlock:
-    """What comes back from a worker: one EncodedColumn a recipe, and the documents' ids."""
+    """What comes back from a worker: one EncodedDocuments a recipe, and the documents' ids."""
 
     path: Path
     disk_bytes: int
     record_ids: list[str]
-    columns: list[EncodedColumn]
+    columns: list[EncodedDocuments]
 
 
 def read_texts(block: Block, recipes: Sequence[Recipe]) -> tuple[list[str], list[list[str]]]:
@@ -405,14 +397,18 @@ def encode_block(
     return EncodedBlock(block.path, block.disk_bytes, record_ids, encoded)
 
 
-def _encode_column(texts: list[str], tokenizer: Tokenizer, append_eod: bool) -> EncodedColumn:
+def _encode_column(texts: list[str], tokenizer: Tokenizer, append_eod: bool) -> EncodedDocuments:
     tokens, lengths = tokenizer.encode_flat(texts)
     bos_id = tokenizer.bos_id if tokenizer.adds_bos else None
     eod_id = tokenizer.eod_id if append_eod else None
     tokens, framed_lengths = frame(tokens, lengths, bos_id, eod_id)
-    return EncodedColumn(
+    return EncodedDocuments(
         tokens=tokens.astype(token_dtype(tokenizer.size), copy=False),
         lengths=framed_lengths,
+        roles=None,
+        rows=np.arange(len(texts)),
+        id_text=np.empty(0, np.uint8),
+        id_offsets=np.zeros(len(texts) + 1, np.int64),
         text_bytes=sum(len(text.encode("utf-8")) for text in texts),
         num_empty=int((lengths == 0).sum()),
     )
