@@ -1,6 +1,7 @@
 """A blend that continues another run's checkpoint: iterations, optimizer state and data go on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,20 +35,32 @@ def losses(road: Road) -> dict[int, float]:
     return {row["iteration"]: row["lm loss"] for row in metrics(road)}
 
 
-@pytest.fixture
-def stopped(copy_of) -> tuple[Road, Path]:
-    """A run stopped after STOPPED_AFTER of STEPS steps, and its checkpoint."""
-    road = with_steps(copy_of, "stopped", STEPS, f"train.stop_after={STOPPED_AFTER}")
+@pytest.fixture(scope="module")
+def stopped(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of run folders: one run stopped after STOPPED_AFTER of STEPS steps."""
+    runs = tmp_path_factory.mktemp("stopped") / "runs"
+
+    def copy(_: str, *overrides: str) -> Road:
+        shutil.copytree(prepared / "runs", runs, symlinks=True)
+        return Road.load(prepared / "road.yaml", overrides, runs)
+
     with pytest.raises(StoppedOnRequest):
-        run(road)
-    return road, open_checkpoint(road.folder("50_train") / "checkpoints").folder
+        run(with_steps(copy, "stopped", STEPS, f"train.stop_after={STOPPED_AFTER}"))
+    return runs
+
+
+def checkpoint_in(runs: Path) -> Path:
+    return open_checkpoint(runs / "road/50_train/checkpoints").folder
 
 
 def test_the_same_mix_goes_on_as_if_nothing_had_happened(copy_of, stopped) -> None:
     unbroken = with_steps(copy_of, "unbroken", STEPS)
     run(unbroken)
     continued = with_steps(
-        copy_of, "continued", STEPS - STOPPED_AFTER, f"blend.continue_from={stopped[1]}"
+        copy_of,
+        "continued",
+        STEPS - STOPPED_AFTER,
+        f"blend.continue_from={checkpoint_in(stopped)}",
     )
     run(continued)
     whole, rest = losses(unbroken), losses(continued)
@@ -72,7 +85,7 @@ def test_the_same_mix_goes_on_as_if_nothing_had_happened(copy_of, stopped) -> No
 
 def test_another_mix_in_a_continued_run_that_is_stopped_and_goes_on(copy_of, stopped) -> None:
     overrides = (
-        f"blend.continue_from={stopped[1]}",
+        f"blend.continue_from={checkpoint_in(stopped)}",
         "blend.mix={general: {share: 1}, problems: {share: 1, pack: whole}}",
     )
     unbroken = with_steps(copy_of, "unbroken", 6, *overrides)
@@ -98,8 +111,8 @@ def test_another_mix_in_a_continued_run_that_is_stopped_and_goes_on(copy_of, sto
     assert "problems" in state["stages"][-1]["idle"]
 
 
-def test_a_checkpoint_that_is_not_the_plans_is_refused(copy_of, stopped, capfd) -> None:
-    folder = stopped[1]
+def test_a_checkpoint_that_is_not_the_plans_is_refused(copy_of, stopped, tmp_path, capfd) -> None:
+    folder = checkpoint_in(shutil.copytree(stopped, tmp_path / "changed", symlinks=True))
     road = with_steps(copy_of, "continued", 4, f"blend.continue_from={folder}")
     state, model = read_json(folder / "data_state.json"), read_json(folder / "model.json")
 
@@ -122,10 +135,10 @@ def test_a_checkpoint_that_is_not_the_plans_is_refused(copy_of, stopped, capfd) 
     assert json.loads((road.folder("50_train") / "manifest.json").read_text())["state"] == "running"
 
 
-def test_the_old_runs_folder_is_not_written_over(copy_of, stopped) -> None:
-    road, folder = stopped
-    overrides = [*SETTINGS, "blend.tokens=1024", f"blend.continue_from={folder}"]
-    same_name = Road.load(road.yaml_path, overrides, road.runs)
+def test_the_old_runs_folder_is_not_written_over(prepared, stopped, tmp_path) -> None:
+    runs = shutil.copytree(stopped, tmp_path / "runs", symlinks=True)
+    overrides = [*SETTINGS, "blend.tokens=1024", f"blend.continue_from={checkpoint_in(runs)}"]
+    same_name = Road.load(prepared / "road.yaml", overrides, runs)
     blend(same_name)
     with pytest.raises(UserError, match="give this road another name"):
         run(same_name)
