@@ -22,7 +22,9 @@ from megatron_math.tokenizer.encoder import (
     Int64s,
     ReferenceEncoder,
     UInt8s,
+    flat_rows,
 )
+from megatron_math.tokenizer.young_characters import young_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +67,18 @@ class GigatokenEncoder(Encoder):
         self._reference = ReferenceEncoder(tokenizer, f"{self.name} failed on a text")
 
     def encode_flat(self, text: UInt8s, offsets: Int64s) -> tuple[Int32s, Int32s]:
+        ids, lengths = self._encode_all(text, offsets)
+        if not self._words_are_cached:  # SentencePiece does not cut before it merges
+            return ids, lengths
+        young = young_texts(text, offsets)
+        if len(young) == 0:
+            return ids, lengths
+        rows = np.split(ids, np.cumsum(lengths)[:-1])
+        for i in young.tolist():
+            rows[i] = self._reference.encode_flat(text, offsets[i : i + 2])[0]
+        return flat_rows(rows)
+
+    def _encode_all(self, text: UInt8s, offsets: Int64s) -> tuple[Int32s, Int32s]:
         rows = [self._encode(text, offsets[a : b + 1]) for a, b in batches_of(offsets)]
         if len(rows) == 1:
             return rows[0]

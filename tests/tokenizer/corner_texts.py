@@ -40,3 +40,9 @@ def texts() -> st.SearchStrategy[str]:
         st.sampled_from(NAMES),
     )  # fmt: skip
     return st.lists(piece, max_size=12).map("".join)
+
+
+def in_context(code_point: int) -> str:
+    """A character beside letters, digits, white space, punctuation and itself."""
+    c = chr(code_point)
+    return f"a{c}b1{c} {c}{c}\n{c}'s{c}9"

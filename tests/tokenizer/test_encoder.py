@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corner_texts import texts
+from corner_texts import in_context, texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceTrainer
@@ -25,6 +25,7 @@ from megatron_math.tokenizer.encoder import (
     split_texts,
 )
 from megatron_math.tokenizer.sample import SAMPLE
+from megatron_math.tokenizer.young_characters import young_texts
 
 gigatoken = pytest.importorskip("gigatoken", reason="the fast engine has no wheel here")
 ALL = ("SentencePieceTokenizer", "TikTokenizer", "HuggingFaceTokenizer", "DeepSeek")
@@ -92,6 +93,34 @@ def test_names_as_ids_are_those_of_the_exported_tokenizer(
     assert named.encode(special) == [token_id]
     assert token_id not in original.encode(special)
     assert named.describe() == original.describe()
+
+
+def test_characters_that_not_all_libraries_know(tokenizers: dict[str, Tokenizer]) -> None:
+    """Unicode 17 is known to the engine alone: such texts are the reference's, and only they."""
+    young = [0x88F, 0xA7CE, 0xFBC3, 0x10940, 0x16EA0, 0x1E6C0, 0x1F8D0, 0x323B0, 0x33479]
+    known = [0x88E, 0x897 - 1, 0x3042, 0xFF0C, 0x4E00, 0x1F600, 0x10400, 0x20000, 0x10FFFF]
+    several = [f"{c}'s a{c}b1{c} {c}{c}\n{c}9" for c in map(chr, [*young, *known])]
+    text, offsets = flat_texts(["", *several, "", "one"])
+    assert young_texts(text, offsets).tolist() == list(range(1, len(young) + 1))
+    assert young_texts(text, offsets[3:]).tolist() == list(range(len(young) - 2))
+    num_different = 0
+    for tokenizer in tokenizers.values():
+        encoder = tokenizer.open_encoder()
+        assert tokenizer.check_encoder(encoder, text, offsets) == []
+        ids, lengths = encoder._encode_all(text, offsets)  # type: ignore[attr-defined]
+        expected, expected_lengths = tokenizer.open_encoder("reference").encode_flat(text, offsets)
+        num_different += not np.array_equal(ids, expected)
+    assert num_different >= 2  # without the guard
+
+
+@pytest.mark.parametrize("name", ["TikTokenizer", "DeepSeek"])
+def test_characters_from_all_planes(name: str, tokenizers: dict[str, Tokenizer]) -> None:
+    """tests/tokenizer/every_character.py takes them all."""
+    tokenizer = tokenizers[name]
+    buffers = flat_texts(in_context(code_point) for code_point in range(7, 0xD800, 37))
+    assert tokenizer.check_encoder(tokenizer.open_encoder(), *buffers) == []
+    buffers = flat_texts(in_context(code_point) for code_point in range(0xE000, 0x110000, 997))
+    assert tokenizer.check_encoder(tokenizer.open_encoder(), *buffers) == []
 
 
 def test_slices_of_a_buffer_and_batches_of_any_size(tokenizers: dict[str, Tokenizer]) -> None:
