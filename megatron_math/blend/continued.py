@@ -83,9 +83,9 @@ def read_history(
 
 def check_sources(history: History, sources: Mapping[str, Source]) -> None:
     """UserError when a source that goes on is another corpus now."""
-    corpora = {standing.bin_sha256: name for name, standing in history.sources.items()}
+    corpora = {standing.bin_digest: name for name, standing in history.sources.items()}
     for name, source in sources.items():
-        found = source.planned.bin.sha256
+        found = source.planned.bin.sha256_64mib
         if name not in history.sources:
             if found in corpora:
                 log.warning(
@@ -93,9 +93,9 @@ def check_sources(history: History, sources: Mapping[str, Source]) -> None:
                     "as '%s'; call it '%s' to go on with what is left",
                     *(name, corpora[found], corpora[found]),
                 )
-        elif history.sources[name].bin_sha256 != found:
+        elif history.sources[name].bin_digest != found:
             raise UserError(
-                f"the source '{name}' is another corpus than in {history.checkpoint} (.bin sha256 "
-                f"{found[:12]}, was {history.sources[name].bin_sha256[:12]}); give the new one "
-                f"another key, it begins its own epochs then"
+                f"the source '{name}' is another corpus than in {history.checkpoint} (digest of "
+                f".bin {found[:12]}, was {history.sources[name].bin_digest[:12]}); give the new "
+                f"one another key, it begins its own epochs then"
             )

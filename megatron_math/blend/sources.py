@@ -91,7 +91,10 @@ def _open(
     files = index_files(index, with_roles=with_roles)
     found = digests(index, files)
     split = Split.draw(
-        index.num_documents, seed=seed, share=validation, bin_sha256=found["bin"]["sha256"]
+        index.num_documents,
+        seed=seed,
+        share=validation,
+        bin_digest=found["bin"]["sha256_64mib"],
     )
     held_out = _held_out_tokens(index, split)
     if held_out == index.num_tokens:

@@ -4,7 +4,6 @@ A document is one sequence of the `.idx`, which is also what megatron-core's GPT
 Beside them may lie `<prefix>.roles`: one byte a token, who speaks there (docs/formats.md).
 """
 
-import struct
 from functools import cached_property
 from pathlib import Path
 
@@ -13,12 +12,8 @@ import numpy.typing as npt
 
 from megatron_math.base.errors import UserError
 from megatron_math.dataset.file_array import FileArray, identity_of
+from megatron_math.native.index_reader import HEADER_BYTES, check_index, parse_index_header
 
-MAGIC = b"MMIDIDX\x00\x00"
-VERSION = 1
-HEADER_BYTES = 34
-# Codes of megatron.core.datasets.indexed_dataset.DType that can hold token ids.
-DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
 CHECKED_TOGETHER = 1 << 20  # documents
 
 Int64Array = npt.NDArray[np.int64]
@@ -43,58 +38,41 @@ class IndexedDocuments:
                 raise UserError(
                     f"the index {self.prefix} is not there: no file {path}{self._hint()}"
                 )
-        self._read_header()
-        self._check_sizes()
+        self._open()
 
     def _hint(self) -> str:
         near = self.prefix.with_name(self.prefix.name + "_text_document.idx")
         return f"; did you mean {near.with_suffix('')}?" if near.is_file() else ""
 
-    def _read_header(self) -> None:
+    def _open(self) -> None:
+        bin_bytes, identity = self.bin_path.stat().st_size, identity_of(self.idx_path)
         with open(self.idx_path, "rb") as file:
             header = file.read(HEADER_BYTES)
-        if len(header) < HEADER_BYTES or not header.startswith(MAGIC):
-            raise UserError(
-                f"{self.idx_path} is not a Megatron index: it must begin with {MAGIC!r}, "
-                f"found {header[:9]!r} in {self.idx_path.stat().st_size} bytes"
-            )
-        version, code, num_sequences, num_boundaries = struct.unpack("<QBQQ", header[9:])
-        if version != VERSION or code not in DTYPES:
-            raise UserError(
-                f"{self.idx_path} has version {version} and dtype code {code}; this program reads "
-                f"version {VERSION} and the integer codes {sorted(DTYPES)}"
-            )
-        self.dtype = np.dtype(DTYPES[code])
-        self.num_documents = num_sequences
-        self._num_boundaries = num_boundaries
+        try:
+            facts = parse_index_header(header, self.idx_path.stat().st_size, bin_bytes)
+        except ValueError as error:
+            raise UserError(f"{self.idx_path} {error}; write the index again") from None
+        self.dtype, self.num_documents = facts.dtype, facts.num_documents
+        self.num_tokens = bin_bytes // self.dtype.itemsize
 
-    def _check_sizes(self) -> None:
-        n, found_bytes = self.num_documents, self.idx_path.stat().st_size
-        expected_bytes = HEADER_BYTES + 12 * n + 8 * self._num_boundaries
-        if found_bytes not in (expected_bytes, expected_bytes + n):  # + n: multimodal mode bytes
-            raise UserError(
-                f"{self.idx_path} is damaged: {n} sequences and {self._num_boundaries} document "
-                f"boundaries need {expected_bytes} bytes, found {found_bytes}"
-            )
-        identity = identity_of(self.idx_path)
-        self.lengths = FileArray(self.idx_path, np.dtype(np.int32), HEADER_BYTES, n, identity)
-        begins = HEADER_BYTES + 4 * n
-        self._pointers = FileArray(self.idx_path, np.dtype(np.int64), begins, n, identity)
-        found_bytes, item_bytes = self.bin_path.stat().st_size, self.dtype.itemsize
+        def section(dtype: type, begins: int) -> FileArray:
+            return FileArray(self.idx_path, np.dtype(dtype), begins, self.num_documents, identity)
+
+        self.lengths = section(np.int32, facts.lengths_at)
+        self._pointers = section(np.int64, facts.pointers_at)
+        self._tokens = FileArray(
+            self.bin_path, self.dtype, 0, self.num_tokens, identity_of(self.bin_path)
+        )
         end = 0
-        if n:
-            last_length, last_begin = self.lengths.part(n - 1, 1), self._pointers.part(n - 1, 1)
-            end = int(last_begin[0]) + int(last_length[0]) * item_bytes
-        self.num_tokens = end // item_bytes
-        if end != found_bytes or end % item_bytes:
+        if last := self.num_documents:
+            length, begin = self.lengths.part(last - 1, 1), self._pointers.part(last - 1, 1)
+            end = int(begin[0]) + int(length[0]) * self.dtype.itemsize
+        if end != bin_bytes:
             raise UserError(
                 f"{self.bin_path} and its .idx do not belong together: by the .idx the last "
-                f"document ends at byte {end}, the .bin has {found_bytes} bytes; write the index "
+                f"document ends at byte {end}, the .bin has {bin_bytes} bytes; write the index "
                 f"again"
             )
-
-        identity = identity_of(self.bin_path)
-        self._tokens = FileArray(self.bin_path, self.dtype, 0, self.num_tokens, identity)
 
     @property
     def lengths_D(self) -> npt.NDArray[np.int32]:
@@ -125,26 +103,22 @@ class IndexedDocuments:
 
         UserError unless each document begins where the one before ends.
         """
-        begin = num_empty = 0
+        bin_bytes, begin, num_empty = self.num_tokens * self.dtype.itemsize, 0, 0
         for first in range(0, self.num_documents, CHECKED_TOGETHER):
             count = min(CHECKED_TOGETHER, self.num_documents - first)
-            lengths = self.lengths.part(first, count).astype(np.int64)
-            if (lengths < 0).any():
-                wrong = first + int(np.argmax(lengths < 0))
-                raise UserError(
-                    f"{self.idx_path} is damaged: document {wrong} has {lengths[wrong - first]} "
-                    f"tokens; write the index again"
+            lengths, pointers = self.lengths.part(first, count), self._pointers.part(first, count)
+            try:
+                begin, more = check_index(
+                    lengths, pointers, self.dtype.itemsize, bin_bytes, first=first, begin=begin
                 )
-            ends = begin + np.cumsum(lengths) * self.dtype.itemsize
-            expected = np.concatenate([[begin], ends[:-1]])
-            differs = self._pointers.part(first, count) != expected
-            if differs.any():
-                raise UserError(
-                    f"{self.idx_path} is damaged: document {first + int(np.argmax(differs))} "
-                    f"does not begin where the one before it ends; write the index again"
-                )
-            begin = int(ends[-1])
-            num_empty += int(np.count_nonzero(lengths == 0))
+            except ValueError as error:
+                raise UserError(f"{self.idx_path} {error}; write the index again") from None
+            num_empty += more
+        if begin != bin_bytes:
+            raise UserError(
+                f"{self.idx_path} is damaged: its documents end at byte {begin} of {bin_bytes}; "
+                f"write the index again"
+            )
         return num_empty
 
     def read_runs(

@@ -7,16 +7,20 @@ touched and nothing vouches for, is hashed where that takes less than a second.
 """
 
 import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import read_json, sha256_file
+from megatron_math.base.files import num_pieces, read_json, sha256_of_pieces, sha256_piece
 from megatron_math.dataset.documents import IndexedDocuments
 
 PROBE_BLOCKS = 64
 PROBE_BLOCK_BYTES = 4096
 HASHED_WHEN_OPENED = 256 << 20  # bytes
+DIGEST = "sha256_64mib"
 
 Stamps = dict[str, list[int]]
 
@@ -81,34 +85,42 @@ def read_sidecar(index: IndexedDocuments) -> dict[str, Any] | None:
     return sidecar
 
 
+def digest_file(path: Path) -> str:
+    """`base.files.sha256_64mib` with all cores."""
+    pieces = range(num_pieces(path.stat().st_size))
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return sha256_of_pieces(threads.map(partial(sha256_piece, path), pieces))
+
+
 def vouched(index: IndexedDocuments, files: dict[str, Path]) -> dict[str, str]:
-    """sha256 of the files for which a sidecar vouches: it names one, and was written after it."""
+    """Digests of the files for which a sidecar vouches: it names one, and was written after it."""
     sidecar = read_sidecar(index)
     if sidecar is None:
         return {}
     written = sidecar_path(index).stat().st_mtime_ns
     return {
-        suffix: sidecar[suffix]["sha256"]
+        suffix: sidecar[suffix][DIGEST]
         for suffix, path in files.items()
-        if suffix in sidecar and path.stat().st_mtime_ns <= written
+        if DIGEST in sidecar.get(suffix, {}) and path.stat().st_mtime_ns <= written
     }
 
 
 def digests(index: IndexedDocuments, files: dict[str, Path]) -> dict[str, dict[str, Any]]:
-    """By suffix {"bytes", "sha256"}; reads the files that no sidecar vouches for.
+    """By suffix {"bytes", "sha256_64mib"}; reads the files that no sidecar vouches for.
 
     Raises UserError when one of these is not what the sidecar says.
     """
-    told, found = vouched(index, files), {}
+    vouched_for, found = vouched(index, files), {}
     sidecar = read_sidecar(index) or {}
     for suffix, path in files.items():
-        sha256 = told.get(suffix) or sha256_file(path)
-        if suffix in sidecar and sidecar[suffix]["sha256"] != sha256:
+        digest = vouched_for.get(suffix) or digest_file(path)
+        told = sidecar.get(suffix, {}).get(DIGEST, digest)
+        if told != digest:
             raise UserError(
-                f"{path} is not the file that {sidecar_path(index)} describes: its sha256 is "
-                f"{sha256[:12]}, {sidecar[suffix]['sha256'][:12]} is told; write the index again"
+                f"{path} is not the file that {sidecar_path(index)} describes: its digest is "
+                f"{digest[:12]}, {told[:12]} is told; write the index again"
             )
-        found[suffix] = {"bytes": path.stat().st_size, "sha256": sha256}
+        found[suffix] = {"bytes": path.stat().st_size, DIGEST: digest}
     return found
 
 
@@ -122,15 +134,15 @@ def why_changed(
 ) -> str | None:
     """What speaks against these files being the planned ones; None when they are proven to be.
 
-    planned: sha256 by suffix. hash_bytes: at most so much is read; None reads all it takes.
+    planned: digests by suffix. hash_bytes: at most so much is read; None reads all it takes.
     """
     if probe(list(files.values())) != planned_probe:
         return "other sizes or bytes"
     told = vouched(index, files)
-    for suffix, sha256 in told.items():
-        if sha256 != planned[suffix]:
+    for suffix, digest in told.items():
+        if digest != planned[suffix]:
             return (
-                f"its sidecar says sha256 {sha256[:12]} for .{suffix}, not {planned[suffix][:12]}"
+                f"its sidecar says digest {digest[:12]} for .{suffix}, not {planned[suffix][:12]}"
             )
     unknown = {suffix: path for suffix, path in files.items() if suffix not in told}
     num_bytes = sum(path.stat().st_size for path in unknown.values())
@@ -141,8 +153,10 @@ def why_changed(
             f"{num_bytes:,} bytes are too many to hash now; 'megatron-math blend' hashes them and "
             f"keeps the plan if they are the same"
         )
+    sidecar = read_sidecar(index) or {}
     for suffix, path in unknown.items():
-        sha256 = sha256_file(path)
-        if sha256 != planned[suffix]:
-            return f"sha256 of .{suffix} is {sha256[:12]}, not {planned[suffix][:12]}"
+        digest = digest_file(path)
+        if digest != planned[suffix]:
+            stale = "; the sidecar is stale too, write the index again" if suffix in sidecar else ""
+            return f"the digest of .{suffix} is {digest[:12]}, not {planned[suffix][:12]}{stale}"
     return None

@@ -32,7 +32,7 @@ STAMPS = "stamps.json"
 
 class FileDigest(Section):
     bytes: int
-    sha256: str
+    sha256_64mib: str  # base.files: digest of the digests of 64 MiB pieces
 
 
 class PlanIndex(Section):
@@ -55,9 +55,9 @@ class PlanIndex(Section):
     def files(self, index: IndexedDocuments) -> dict[str, Path]:
         return index_files(index, with_roles=self.roles is not None)
 
-    def sha256(self) -> dict[str, str]:
+    def digests(self) -> dict[str, str]:
         files = {"bin": self.bin, "idx": self.idx, "roles": self.roles}
-        return {suffix: file.sha256 for suffix, file in files.items() if file is not None}
+        return {suffix: file.sha256_64mib for suffix, file in files.items() if file is not None}
 
 
 class PlanSource(Section):
@@ -100,7 +100,7 @@ class Standing(Section):
 
     mark: Mark
     tokens: int
-    bin_sha256: str
+    bin_digest: str
 
 
 class History(Section):
@@ -223,7 +223,7 @@ class Plan:
             planned.documents,
             seed=self.content.seed,
             share=self.content.validation,
-            bin_sha256=planned.bin.sha256,
+            bin_digest=planned.bin.sha256_64mib,
         )
 
     def stamps(self) -> dict[str, Stamps]:
@@ -251,7 +251,7 @@ class Plan:
             reason = why_changed(
                 index,
                 files,
-                planned=planned.sha256(),
+                planned=planned.digests(),
                 planned_probe=planned.probe,
                 hash_bytes=hash_bytes,
             )

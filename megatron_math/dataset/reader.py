@@ -135,7 +135,7 @@ class PlanReader:
                 "tokens": tokens,
                 "epoch": done // planned.training_tokens,
                 "epochs_done": done / planned.training_tokens,
-                "standing": _standing(stream.mark(samples), done, planned.bin.sha256),
+                "standing": _standing(stream.mark(samples), done, planned.bin.sha256_64mib),
             }
         return {
             "format": CURSOR_FORMAT,
@@ -159,13 +159,13 @@ class PlanReader:
                 if source.name not in self.sources and source.samples:
                     mark = plan.stream(stage, number).mark(source.samples)
                     tokens = source.tokens_before + source.tokens
-                    sha256 = plan.content.indexes[source.name].bin.sha256
-                    idle[source.name] = _standing(mark, tokens, sha256)
+                    digest = plan.content.indexes[source.name].bin.sha256_64mib
+                    idle[source.name] = _standing(mark, tokens, digest)
         return {name: one for name, one in idle.items() if name not in self.sources}
 
 
-def _standing(mark: Mark, tokens: int, bin_sha256: str) -> dict[str, Any]:
-    return {"mark": mark.model_dump(mode="json"), "tokens": tokens, "bin_sha256": bin_sha256}
+def _standing(mark: Mark, tokens: int, bin_digest: str) -> dict[str, Any]:
+    return {"mark": mark.model_dump(mode="json"), "tokens": tokens, "bin_digest": bin_digest}
 
 
 class ValidationReader:

@@ -33,7 +33,7 @@ class Split:
     num_held_out: int
 
     @classmethod
-    def draw(cls, num_documents: int, *, seed: int, share: float, bin_sha256: str) -> "Split":
+    def draw(cls, num_documents: int, *, seed: int, share: float, bin_digest: str) -> "Split":
         """Hold out `share` of the documents: rounded, at least one of two or more, never all.
 
         The draw depends on the seed and the `.bin`'s digest, not on the source's name: one corpus
@@ -42,7 +42,7 @@ class Split:
         num_held_out = 0
         if share > 0 and num_documents > 1:
             num_held_out = min(max(1, round(share * num_documents)), num_documents - 1)
-        return cls(order_key(seed, "validation", bin_sha256), num_documents, num_held_out)
+        return cls(order_key(seed, "validation", bin_digest), num_documents, num_held_out)
 
 
 class Lengths(Protocol):

@@ -251,7 +251,7 @@ def test_what_cannot_be_continued_is_refused(road_of, tmp_path):
     )
     refused("cursors of format and version", continue_from=tmp_path / "old")
     write_index(tmp_path / "web", counting_documents(ragged_lengths(91)))
-    refused("the source 'web' is another corpus than in .* give the new one another key")
+    refused("the source 'web' is another corpus than in .* give the new one")
 
 
 def test_the_same_corpus_under_another_name_is_told(road_of, tmp_path, caplog):

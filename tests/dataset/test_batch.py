@@ -112,7 +112,7 @@ def test_a_document_that_follows_itself_is_another_document(tmp_path):
     factor=st.integers(1, 7),
     epochs=st.integers(1, 3),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_token_but_the_first_of_its_document_is_a_label_once_an_epoch(
     tmp_path_factory, lengths, pack, align, factor, epochs
 ):

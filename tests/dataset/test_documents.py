@@ -57,14 +57,14 @@ def damage(path, offset, data):
 @pytest.mark.parametrize(
     ("suffix", "offset", "data", "message"),
     [
-        (".idx", 0, b"NOTMEGA", "found b'NOTMEGA"),
+        (".idx", 0, b"NOTMEGA", "is not a Megatron index"),
         (".idx", 9, struct.pack("<Q", 2), "version 2"),
         (".idx", 17, b"\x06", "dtype code 6"),
         (".idx", 18, struct.pack("<Q", 5), "5 sequences"),
         (".idx", 18, struct.pack("<Q", 2**63), "damaged"),
         (".idx", 34 + 12, struct.pack("<i", 5), "ends at byte 36, the .bin has 32 bytes"),
         (".idx", 34 + 16 + 24, struct.pack("<q", 12), "ends at byte 28"),
-        (".bin", 32, b"\0", "has 33 bytes"),
+        (".bin", 32, b"\0", "33 bytes are no whole number"),
     ],
 )
 def test_damage_is_found_when_opening(tmp_path, suffix, offset, data, message):
@@ -88,10 +88,14 @@ def test_truncation_at_every_byte_of_the_idx_is_found(tmp_path):
 @pytest.mark.parametrize(
     ("offset", "data", "message"),
     [
-        (34, struct.pack("<i", 4), "document 1 does not begin"),
+        (34, struct.pack("<i", 4), "document 1 has .* from byte 12 on, .* ends at byte 16"),
         (34, struct.pack("<iii", -1, 5, 0), "document 0 has -1 tokens"),
-        (34 + 4 * 4 + 8, struct.pack("<q", 4), "document 1 does not begin"),
-        (34 + 4 * 4, struct.pack("<q", 4), "document 0 does not begin"),
+        (
+            34 + 4 * 4 + 8,
+            struct.pack("<q", 4),
+            "document 1 has .* from byte 4 on, .* ends at byte 12",
+        ),
+        (34 + 4 * 4, struct.pack("<q", 4), "document 0 has .* from byte 4 on"),
     ],
 )
 @pytest.mark.parametrize("together", [1, 2, 1 << 20])

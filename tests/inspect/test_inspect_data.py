@@ -99,7 +99,7 @@ def test_planted_damage_in_an_index_is_named(described: Any) -> None:
     (fault,) = inspect_index(prefix, verify=True)["faults"]
     assert "few_text_document.bin does not match" in fault
     flip_byte(prefix.with_name(prefix.name + ".idx"), 34 + 12 + 8)  # a document's first byte
-    assert "does not begin where the one before it ends" in inspect_index(prefix)["faults"][0]
+    assert "the one before it ends at byte" in inspect_index(prefix)["faults"][0]
 
 
 def test_a_document_outside_is_refused(described: Any) -> None:
