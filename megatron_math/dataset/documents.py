@@ -1,4 +1,4 @@
-"""One tokenized corpus on disk: Megatron's `<prefix>.bin` and `<prefix>.idx`, memory-mapped.
+"""One tokenized corpus on disk: Megatron's `<prefix>.bin` and `<prefix>.idx`.
 
 A document is one sequence of the `.idx`, which is also what megatron-core's GPTDataset shuffles.
 Beside them may lie `<prefix>.roles`: one byte a token, who speaks there (docs/formats.md).
@@ -14,15 +14,17 @@ from megatron_math.base.errors import UserError
 from megatron_math.dataset.file_array import FileArray, identity_of
 from megatron_math.native.index_reader import HEADER_BYTES, check_index, parse_index_header
 
+MAGIC, VERSION = b"MMIDIDX\x00\x00", 1  # how an .idx begins
 CHECKED_TOGETHER = 1 << 20  # documents
+ROLES = {"prompt": 0, "solution": 1, "tool_output": 2, "other": 3}
 
 Int64Array = npt.NDArray[np.int64]
-ROLES = {"prompt": 0, "solution": 1, "tool_output": 2, "other": 3}
 
 
 class IndexedDocuments:
-    """Documents of one index. Opening reads the header and the last document's place: it costs the
-    same for any number of documents.
+    """Documents of one index.
+
+    Opening reads the header and where the last document ends: it costs the same for any number.
 
     prefix: path without `.bin`/`.idx`. Raises UserError when a file is missing or when the header,
     the counts and the file sizes do not agree, saying what was found.

@@ -22,6 +22,7 @@ def inspect_plan(folder: Path) -> dict[str, Any]:
         "seed": content.seed,
         "validation": content.validation,
         "tokenizer": plan.tokenizer,
+        "continues": _continues(plan),
         "stages": [_stage(plan, number, stage) for number, stage in enumerate(plan.stages)],
         "indexes": {
             name: {"prefix": str(plan.prefix(name).resolve())}
@@ -32,6 +33,21 @@ def inspect_plan(folder: Path) -> dict[str, Any]:
             for name, index in content.indexes.items()
         },
     }  # fmt: skip
+
+
+def _continues(plan: Plan) -> dict[str, Any] | None:
+    """The run that this plan goes on from: where it stood, by source the epochs done."""
+    if plan.history is None:
+        return None
+    history = plan.history
+    epochs = {
+        name: standing.tokens / plan.content.indexes[name].training_tokens
+        for name, standing in history.sources.items()
+        if name in plan.content.indexes
+    }
+    left_out = [name for name in history.sources if name not in epochs]
+    facts = history.model_dump(include={"checkpoint", "iteration", "consumed_samples"})
+    return facts | {"epochs_done": epochs, "left_out": left_out}
 
 
 def _stage(plan: Plan, number: int, stage: PlanStage) -> dict[str, Any]:
@@ -63,6 +79,15 @@ def _stage(plan: Plan, number: int, stage: PlanStage) -> dict[str, Any]:
 def render_plan(facts: dict[str, Any]) -> Group:
     """The facts for a rich console."""
     parts: list[Any] = [f"[bold]{escape(facts['folder'])}[/], seed {facts['seed']}"]
+    if told := facts["continues"]:
+        epochs = (f"{name} at epoch {done:.3f}" for name, done in told["epochs_done"].items())
+        idle = f"; not used any more: {', '.join(told['left_out'])}" if told["left_out"] else ""
+        parts.append(
+            escape(
+                f"continues {told['checkpoint']} after {told['consumed_samples']:,} samples: "
+                f"{', '.join(epochs)}{idle}"
+            )
+        )
     for stage in facts["stages"]:
         table = Table(
             title=f"{stage['stage']}: {stage['tokens']:,} tokens in {stage['samples']:,} samples "

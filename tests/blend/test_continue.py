@@ -1,10 +1,12 @@
 """A blend that continues a checkpoint: nothing is dropped, nothing repeated, come what may."""
 
+import io
 import re
 from collections import Counter
 
 import numpy as np
 import pytest
+from rich.console import Console
 from written_indexes import EOD, counting_documents, ragged_lengths, write_index
 
 from megatron_math.base.errors import UserError
@@ -13,6 +15,7 @@ from megatron_math.base.road import Road
 from megatron_math.blend.run import dry_run, run
 from megatron_math.dataset.plan import load_plan
 from megatron_math.dataset.reader import PlanReader
+from megatron_math.inspect.plan import inspect_plan, render_plan
 
 NUM_DOCUMENTS = {"web": 90, "code": 50, "problems": 120}
 FIRST = """
@@ -125,6 +128,12 @@ def training_tokens(plan, name):
     ]
 
 
+def shown(facts):
+    console = Console(width=400, record=True, file=io.StringIO())
+    console.print(render_plan(facts))
+    return console.export_text()
+
+
 def spread(used, tokens):
     counts = [used[token] for token in tokens]
     return max(counts) - min(counts)
@@ -173,6 +182,10 @@ def test_a_source_left_out_for_a_while_goes_on_where_it_was(road_of, plan_all, t
     first = save_checkpoint(a, consumed, tmp_path / "iter_1")
     b = load_plan(plan_all(CHANGES["sources come and go"], continue_from=first).folder)
     assert set(b.history.sources) == {"web", "code", "problems"}
+    told = inspect_plan(b.folder)["continues"]
+    assert told["left_out"] == ["web", "code"]
+    assert told["consumed_samples"] == consumed
+    assert f"continues {first} after {consumed:,} samples" in shown(inspect_plan(b.folder))
     second = save_checkpoint(b, 40, tmp_path / "iter_2")
     blend = """
 sequence_length: 16
