@@ -4,12 +4,15 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer as Engine
 
 from megatron_math.tokenizer.encoder import Int64s
 from megatron_math.tokenizer.interface import UNKNOWN_BYTES, Tokenizer
+from megatron_math.tokenizer.sentencepiece import SPACE
 from megatron_math.tokenizer.tiktoken import byte_letters
 
 
@@ -42,27 +45,69 @@ class LibraryTokenizer(Tokenizer):
 
     @cached_property
     def _token_bytes(self) -> Int64s | None:
-        content = json.loads(self._bytes)
-        split = content.get("pre_tokenizer") or {}
-        steps = split.get("pretokenizers", [split])
-        letters_for_bytes = [step for step in steps if step.get("type") == "ByteLevel"]
-        normalizer = content.get("normalizer") or {"normalizers": []}
-        if (
-            not letters_for_bytes
-            or any(step.get("add_prefix_space") for step in letters_for_bytes)
-            or content["model"].get("byte_fallback")
-            or normalizer.get("normalizers", True)
-        ):
+        if self._spells_bytes:
+            letters = set(byte_letters().values())
+
+            def spelt(token: str) -> int:
+                return len(token) if letters.issuperset(token) else len(token.encode("utf-8"))
+
+        elif self._spells_pieces:
+
+            def spelt(token: str) -> int:
+                is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+                return 1 if is_byte else len(token.replace(SPACE, " ").encode("utf-8"))
+
+        else:
             return None
-        letters = set(byte_letters().values())
         lengths = np.full(self.size, UNKNOWN_BYTES, dtype=np.int64)
         for token, index in self._engine.get_vocab(with_added_tokens=False).items():
-            spelt = letters.issuperset(token)
-            lengths[index] = len(token) if spelt else len(token.encode("utf-8"))
+            lengths[index] = spelt(token)
         for index, added in self._engine.get_added_tokens_decoder().items():
-            takes_spaces = added.lstrip or added.rstrip
-            lengths[index] = UNKNOWN_BYTES if takes_spaces else len(added.content.encode("utf-8"))
+            moves_others = added.lstrip or added.rstrip or (added.normalized and self._steps)
+            lengths[index] = UNKNOWN_BYTES if moves_others else len(added.content.encode("utf-8"))
+        unknown = self._content["model"].get("unk_token")
+        if unknown is not None and not self._content["model"].get("byte_fallback"):
+            lengths[self._engine.token_to_id(unknown)] = UNKNOWN_BYTES
         return lengths
+
+    @cached_property
+    def _splits(self) -> npt.NDArray[np.bool_] | None:
+        splits = np.zeros(self.size, dtype=bool)
+        splits[list(self._engine.get_added_tokens_decoder())] = True
+        return splits
+
+    @property
+    def _bytes_ahead(self) -> int:
+        return sum(step["type"] == "Prepend" for step in self._steps)
+
+    @property
+    def _spells_bytes(self) -> bool:
+        """Byte-level, and nothing is done to the text before."""
+        split = self._content.get("pre_tokenizer") or {}
+        steps = [s for s in split.get("pretokenizers", [split]) if s.get("type") == "ByteLevel"]
+        as_it_is = bool(steps) and not any(step.get("add_prefix_space") for step in steps)
+        return as_it_is and not self._steps and not self._content["model"].get("byte_fallback")
+
+    @property
+    def _spells_pieces(self) -> bool:
+        """SentencePiece's pieces, with nothing done to the text but to its spaces."""
+        known = (
+            {"type": "Prepend", "prepend": SPACE},
+            {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+        )
+        as_it_is = bool(self._steps) and all(step in known for step in self._steps)
+        no_cuts = self._content.get("pre_tokenizer") is None
+        return as_it_is and no_cuts and bool(self._content["model"].get("byte_fallback"))
+
+    @cached_property
+    def _steps(self) -> list[dict[str, Any]]:
+        """What the normaliser does, one thing after another."""
+        normalizer = self._content.get("normalizer") or {"normalizers": []}
+        return normalizer.get("normalizers", [normalizer])
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        return json.loads(self._bytes)
 
     def _reference_ends(self, text: str) -> tuple[list[int], Int64s]:
         encoding = self._offsets_engine.encode(text, add_special_tokens=False)

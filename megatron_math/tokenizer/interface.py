@@ -8,6 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from megatron_math.base.files import sha256_json
 from megatron_math.tokenizer.encoder import (
@@ -107,14 +108,19 @@ class Tokenizer(ABC):
         ends = np.zeros(len(ids), dtype=np.int64)
         counted = np.zeros(len(lengths), dtype=bool)
         last = np.cumsum(lengths, dtype=np.int64)
-        if self._token_bytes is not None:
-            np.cumsum(self._token_bytes[ids], out=ends)
-            before = np.concatenate([[0], ends])[last - lengths]
-            ends -= np.repeat(before, lengths)
-            ahead = np.where(lengths > 0, self._bytes_ahead, 0)
-            spelt = np.concatenate([[0], ends])[np.where(lengths > 0, last, 0)]
-            counted = spelt == np.diff(offsets) + ahead
-            ends = np.maximum(ends - np.repeat(ahead, lengths), 0)
+        if self._token_bytes is not None and len(ids):
+            spelt = self._token_bytes[ids]
+            if self._bytes_ahead:
+                is_first = np.zeros(len(ids), dtype=bool)
+                is_first[(last - lengths)[lengths > 0]] = True
+                if self._splits is not None:
+                    is_first[1:] |= self._splits[ids[:-1]]
+                    is_first &= ~self._splits[ids]
+                spelt -= is_first * self._bytes_ahead
+            np.cumsum(spelt, out=ends)
+            whole = np.concatenate([[0], ends])
+            ends -= np.repeat(whole[last - lengths], lengths)
+            counted = whole[last] - whole[last - lengths] == np.diff(offsets)
         for i in np.flatnonzero(~counted).tolist():
             tokens = slice(int(last[i] - lengths[i]), int(last[i]))
             content = bytes(text[offsets[i] : offsets[i + 1]])
@@ -165,7 +171,15 @@ class Tokenizer(ABC):
         None where tokens do not spell the text as it is.
         """
 
-    _bytes_ahead = 0  # what the tokens of a text spell before its first byte
+    @property
+    def _bytes_ahead(self) -> int:
+        """What the first token of a text spells before the text."""
+        return 0
+
+    @cached_property
+    def _splits(self) -> npt.NDArray[np.bool_] | None:
+        """By id, the tokens behind which a text begins anew; None where there are none."""
+        return None
 
     @abstractmethod
     def _reference_ends(self, text: str) -> tuple[list[int], Int64s]:

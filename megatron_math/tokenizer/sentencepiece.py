@@ -111,7 +111,7 @@ class SentencePieceTokenizer(Tokenizer):
         )
 
     @property
-    def _bytes_ahead(self) -> int:  # type: ignore[override]
+    def _bytes_ahead(self) -> int:
         return int(self._proto.normalizer_spec.add_dummy_prefix)
 
     def _reference_ends(self, text: str) -> tuple[list[int], Int64s]:
