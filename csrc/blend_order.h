@@ -224,13 +224,27 @@ class Occupied {
   std::vector<uint64_t> levels_[3];
 };
 
+// How few sources are looked through: which of `count` with opens <= total have the least whole, a
+// bit each (0: there is none), and how their numbers are set. count is a multiple of 4, at most
+// kMostScanned; a place without a source opens never.
+struct Scan {
+  uint64_t (*earliest_open)(const int64_t* opens, const int64_t* wholes, int64_t count,
+                            int64_t total);
+  void (*set)(int64_t* opens, int64_t* wholes, int64_t j, int64_t open, int64_t whole);
+};
+constexpr int64_t kMostScanned = 64;
+Scan choose_scan(int64_t num_sources);
+int64_t most_scanned();  // more are faster through the calendars, on this processor
+
 // The order of samples, a stretch at a time. Sizes of samples are fed per source, as they become
 // known; the order does not depend on how they are cut into feeds, nor on how it is cut into
 // stretches. Not for two threads at once.
 class BlendOrder {
  public:
-  // given: tokens that each source has given before.
-  BlendOrder(Targets targets, int64_t sequence_length, const std::vector<int64_t>& given)
+  // given: tokens that each source has given before. Up to `most_scanned` sources are looked
+  // through one by one, which changes the speed alone.
+  BlendOrder(Targets targets, int64_t sequence_length, const std::vector<int64_t>& given,
+             int64_t most_scanned)
       : targets_(std::move(targets)),
         length_(sequence_length),
         num_live_(targets_.num_sources()),
@@ -238,8 +252,9 @@ class BlendOrder {
         more_(targets_.num_sources(), true),
         fed_(targets_.num_sources(), 0),
         waiting_at_(targets_.num_sources(), kNone),
-        scans_(targets_.num_sources() <= kMostScanned),
-        opens_(scans_ ? targets_.num_sources() : 0, Targets::kNever),
+        scans_(targets_.num_sources() <= std::min(most_scanned, kMostScanned)),
+        scan_(choose_scan(targets_.num_sources())),
+        opens_(scans_ ? (targets_.num_sources() + 3) / 4 * 4 : 0, Targets::kNever),
         wholes_(opens_),
         occupied_(scans_ ? 0 : ring_size()) {
     check_sequence_length(sequence_length);
@@ -304,7 +319,6 @@ class BlendOrder {
 
  private:
   static constexpr int32_t kNone = -1;
-  static constexpr int64_t kMostScanned = 24;
 
   struct alignas(64) Source {
     int64_t whole, rest, over;  // deadline of the next sample: whole + rest / over
@@ -374,8 +388,7 @@ class BlendOrder {
       find_line(j, size);
     }
     if (scans_) {
-      opens_[j] = source.opens;
-      wholes_[j] = source.whole;
+      scan_.set(opens_.data(), wholes_.data(), j, source.opens, source.whole);
     } else if (source.opens <= total_) {
       push_open(j);
     } else {
@@ -442,8 +455,8 @@ class BlendOrder {
 
   [[noreturn]] void refuse_size(int32_t j, int64_t size) {
     wait(j);
-    throw std::invalid_argument("sample " + std::to_string(fed_[j] - sources_[j].left) + " of source " +
-                                std::to_string(j) + " has " + std::to_string(size) +
+    throw std::invalid_argument("sample " + std::to_string(fed_[j] - sources_[j].left) +
+                                " of source " + std::to_string(j) + " has " + std::to_string(size) +
                                 " tokens after " + std::to_string(sources_[j].given) +
                                 "; it must have 1 to " + std::to_string(length_) +
                                 " and stay within its target");
@@ -462,12 +475,16 @@ class BlendOrder {
           std::to_string(sources_[j].given) + " tokens, its target goes on to " +
           (targets_.ends(j) ? std::to_string(targets_.cap(j)) : "no end"));
     }
-    if (scans_) opens_[j] = Targets::kNever;
+    if (scans_) close(j);
     --num_live_;
   }
 
+  void close(int32_t j) {
+    scan_.set(opens_.data(), wholes_.data(), j, Targets::kNever, Targets::kNever);
+  }
+
   void wait(int32_t j) {
-    if (scans_) opens_[j] = Targets::kNever;
+    if (scans_) close(j);
     waiting_at_[j] = static_cast<int32_t>(waiting_.size());
     waiting_.push_back(j);
   }
@@ -481,23 +498,18 @@ class BlendOrder {
       const int128 whole_two = targets_.whole_deadline(b, two.given + length_);
       if (whole_one != whole_two) return whole_one < whole_two;
     }
+    if (one.over == two.over) return one.rest != two.rest ? one.rest < two.rest : a < b;
     const int128 left = int128{one.rest} * two.over, right = int128{two.rest} * one.over;
     return left != right ? left < right : a < b;
   }
 
   int32_t scan() const {
-    const int32_t num_sources = static_cast<int32_t>(opens_.size());
-    int64_t earliest = Targets::kNever;
-    for (int32_t j = 0; j < num_sources; ++j) {
-      earliest = std::min(earliest, opens_[j] <= total_ ? wholes_[j] : Targets::kNever);
-    }
-    if (earliest == Targets::kNever) return kNone;
+    uint64_t due = scan_.earliest_open(opens_.data(), wholes_.data(),
+                                       static_cast<int64_t>(opens_.size()), total_);
     int32_t best = kNone;
-    for (int32_t j = 0; j < num_sources; ++j) {
-      if (wholes_[j] == earliest && opens_[j] <= total_ &&
-          (best == kNone || due_before(j, best))) {
-        best = j;
-      }
+    for (; due != 0; due &= due - 1) {
+      const int32_t j = __builtin_ctzll(due);
+      if (best == kNone || due_before(j, best)) best = j;
     }
     return best;
   }
@@ -555,7 +567,7 @@ class BlendOrder {
     closed_[bucket & mask_] = kept;
   }
 
-  // --- open sources: pairing heaps by bucket ------------------------------------------------------
+  // --- open sources: pairing heaps by bucket ----------------------------------------------------
 
   auto due_later() const {
     return [this](int32_t a, int32_t b) { return due_before(b, a); };
@@ -640,6 +652,7 @@ class BlendOrder {
   std::vector<int32_t> waiting_, waiting_at_;  // the place of each source in the former, or none
 
   bool scans_;                           // few sources: no calendars, these two instead
+  Scan scan_;
   std::vector<int64_t> opens_, wholes_;  // copies of the sources', kNever when there is no sample
 
   int shift_ = 0;  // a bucket is 2^shift_ tokens, the most that is not above S

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "blend_order.h"
 #include "epoch.h"
@@ -108,8 +109,9 @@ std::vector<int64_t> to_vector(const Int64Array& array) {
 class BlendOrder {
  public:
   BlendOrder(const Int64Array& starts, const Int64Array& bases, const Int64Array& shares,
-             int64_t sequence_length, const Int64Array& given)
-      : order_(checked_targets(starts, bases, shares, given), sequence_length, to_vector(given)),
+             int64_t sequence_length, const Int64Array& given, std::optional<int64_t> most_scanned)
+      : order_(checked_targets(starts, bases, shares, given), sequence_length, to_vector(given),
+               most_scanned.value_or(order::most_scanned())),
         sizes_(shares.size()) {}
 
   void feed(int64_t source, const py::array_t<int64_t, 0>& sizes, bool more) {
@@ -211,9 +213,10 @@ void bind_order(py::module_& m) {
         py::arg("align"), py::arg("window"));
   py::class_<BlendOrder>(m, "BlendOrder")
       .def(py::init<const Int64Array&, const Int64Array&, const Int64Array&, int64_t,
-                    const Int64Array&>(),
+                    const Int64Array&, std::optional<int64_t>>(),
            py::arg("starts").noconvert(), py::arg("bases").noconvert(),
-           py::arg("shares").noconvert(), py::arg("sequence_length"), py::arg("given").noconvert())
+           py::arg("shares").noconvert(), py::arg("sequence_length"), py::arg("given").noconvert(),
+           py::arg("most_scanned"))
       .def("feed", &BlendOrder::feed, py::arg("source"), py::arg("sizes").noconvert(),
            py::arg("more"))
       .def("choose", &BlendOrder::choose, py::arg("out").noconvert(), py::arg("max_tokens"))

@@ -91,7 +91,8 @@ class BlendOrder:
     starts [bends]: tokens of the whole mix at which the rates change, from 0. bases
     [bends, sources]: tokens each source should have given there. shares [sources]: integer rates
     behind the last bend; 0 ends a source. given [sources]: tokens that each source has given
-    before; the order goes on from there.
+    before; the order goes on from there. most_scanned: up to so many sources are looked through
+    one by one, more stand in calendars; it changes the speed alone.
 
     Use: feed every source that waits, choose, and so on, until nothing waits and nothing comes.
     The order does not depend on how much is fed or chosen at a time. One thread at a time.
@@ -104,8 +105,12 @@ class BlendOrder:
         shares: Int64Array,
         sequence_length: int,
         given: Int64Array,
+        *,
+        most_scanned: int | None = None,
     ) -> None:
-        self._native = _native.BlendOrder(starts, bases, shares, sequence_length, given)
+        self._native = _native.BlendOrder(
+            starts, bases, shares, sequence_length, given, most_scanned
+        )
 
     def waiting(self) -> list[int]:
         """Sources whose next sample's size is not known; nothing is chosen before they are fed."""

@@ -243,12 +243,35 @@ def test_the_order_does_not_depend_on_how_sizes_arrive(mix, chunk):
     assert np.array_equal(np.concatenate(pieces) if pieces else [], whole)
 
 
+def blend_by(mix, max_tokens, most_scanned):
+    """`order.blend_order` through a scan of the sources or, beyond most_scanned, the calendars."""
+    starts, bases, shares, sizes, more, sequence_length = mix
+    zeros = np.zeros(len(shares), dtype=np.int64)
+    blend = order.BlendOrder(
+        starts, bases, shares, sequence_length, zeros, most_scanned=most_scanned
+    )
+    for source, (tokens, follow) in enumerate(zip(sizes, more, strict=True)):
+        blend.feed(source, tokens, follow)
+    out = np.empty(sum(map(len, sizes)) + 1, dtype=np.int32)
+    return out[: blend.choose(out, max_tokens)], blend.given()
+
+
+@given(mixes())
+@settings(max_examples=200, deadline=None)
+def test_scan_and_calendars_equal_the_twin(mix):
+    expected = reference_order.blend_order(*mix, NO_LIMIT, [0] * len(mix[2]))
+    for most_scanned in (0, 64):
+        found = blend_by(mix, NO_LIMIT, most_scanned)
+        assert np.array_equal(found[0], expected[0])
+        assert np.array_equal(found[1], expected[1])
+
+
 @st.composite
 def large_mixes(draw):
-    """25 to 70 sources (they go through the calendars): equal, close and tiny shares, ends, bends,
+    """6 to 70 sources: equal, close and tiny shares, ends, bends,
     a start in the middle, ragged sizes; drawn by NumPy from one seed."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    num_sources = int(rng.integers(25, 71))
+    num_sources = int(rng.integers(6, 71))
     sequence_length = int(rng.choice([1, 2, 7, 64, 4096, 2**31]))
     kind = draw(st.sampled_from(["equal", "uniform", "tiny", "huge"]))
     shares = {
@@ -280,11 +303,11 @@ def large_mixes(draw):
 @given(large_mixes())
 @settings(max_examples=30, deadline=None)
 def test_many_sources_equal_the_twin(mix):
-    zeros = [0] * len(mix[2])
-    found = order.blend_order(*mix, 120 * mix[5], zeros)
-    expected = reference_order.blend_order(*mix, 120 * mix[5], zeros)
-    assert np.array_equal(found[0], expected[0])
-    assert np.array_equal(found[1], expected[1])
+    expected = reference_order.blend_order(*mix, 120 * mix[5], [0] * len(mix[2]))
+    for most_scanned in (0, 64):
+        found = blend_by(mix, 120 * mix[5], most_scanned)
+        assert np.array_equal(found[0], expected[0])
+        assert np.array_equal(found[1], expected[1])
 
 
 @given(large_mixes(), st.integers(1, 50), st.integers(1, 40))
