@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +20,9 @@ from megatron_math.base.errors import (
 )
 from megatron_math.base.log import log, set_up_logging
 from megatron_math.base.road import Road
+from megatron_math.base.stage import WouldRun, announcing
 from megatron_math.inspect.app import app as inspect_app
-from megatron_math.pipeline import STAGES, announce_road, run_road, run_stage
+from megatron_math.pipeline import STAGES, StageDoor, announce_road, run_road, run_stage
 
 app = typer.Typer(
     name="megatron-math",
@@ -51,11 +53,17 @@ def _keys(*sections: tuple[str, str, str]) -> str:
     return "**Keys in the road file**\n\n" + "\n\n".join(texts)
 
 
-def _run_one(verb: str, yaml: Path, overrides: list[str] | None, runs: Path, dry_run: bool) -> None:
+def _road_with(door: StageDoor, yaml: Path, overrides: list[str] | None, runs: Path) -> Road:
+    """The road, which must have a section for this stage."""
     road = Road.load(yaml, overrides or [], runs)
-    door = next(door for door in STAGES if door.verb == verb)
     if not any(road.has(section) for section in door.asked_by):
         raise UserError(f"{yaml} has no section '{door.asked_by[0]}', so there is nothing to do")
+    return road
+
+
+def _run_one(verb: str, yaml: Path, overrides: list[str] | None, runs: Path, dry_run: bool) -> None:
+    door = next(door for door in STAGES if door.verb == verb)
+    road = _road_with(door, yaml, overrides, runs)
     if dry_run:
         _print_rows(announce_road(road, verb, verb))
     else:
@@ -87,10 +95,37 @@ def curate(
 
 @app.command(epilog=_keys(("index", "megatron_math.index.config", "IndexConfig")))
 def index(
-    yaml: RoadFile, overrides: Overrides = None, runs: Runs = Path("runs"), dry_run: DryRun = False
+    yaml: RoadFile,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    shard: Annotated[
+        str | None,
+        typer.Option(help="only part I of N, as I/N; default: the task of a SLURM job array"),
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="end the stage of all shards")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Turn documents into tokens: Megatron .bin/.idx in 30_index."""
-    _run_one("index", yaml, overrides, runs, dry_run)
+    from megatron_math.index.run import run_merge, run_shard
+    from megatron_math.index.units import Shard
+
+    if shard is not None and merge:
+        raise UserError("--shard writes a part, --merge joins all parts; give one of them")
+    part = None
+    if not merge:
+        part = Shard.parse(shard) if shard is not None else Shard.of_slurm_array()
+    if part is None and not merge:
+        _run_one("index", yaml, overrides, runs, dry_run)
+        return
+    door = next(door for door in STAGES if door.verb == "index")
+    road = _road_with(door, yaml, overrides, runs)
+    with announcing() if dry_run else nullcontext():
+        try:
+            stage = run_merge(road) if part is None else run_shard(road, part)
+        except WouldRun as answer:
+            _print_rows([(door.folder, f"would run ({answer})")])
+        else:
+            log.info("%s is done", stage.folder)
 
 
 @app.command(epilog=_keys(("blend", "megatron_math.blend.config", "BlendConfig")))

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from megatron_math.base.config import LOCATION, Section
+from megatron_math.index.blocks import BLOCK_BYTES, MAX_LINE_BYTES
 
 TEMPLATE_FIELDS = {"problem", "solution"}
 
@@ -89,8 +90,14 @@ class IndexConfig(Section):
     sources: dict[str, SourceConfig] = Field(min_length=1)
     append_eod: bool = True
     """Whether every document ends with the tokenizer's end-of-document id."""
-    workers: Annotated[int, LOCATION, Field(ge=1)] = 2
-    """Processes that tokenize."""
+    engine: Literal["auto", "reference"] = "auto"
+    """`auto`: the fastest one that gives the same ids as the reference library."""
+    max_line_bytes: int = Field(default=MAX_LINE_BYTES, ge=BLOCK_BYTES)
+    """A longer line is put aside; below that, a line's size is what memory grows with."""
+    max_bad: Annotated[float, LOCATION, Field(ge=0, le=1)] = 0.001
+    """The share of a source's lines that may be unusable; they are put aside into drops/."""
+    workers: Annotated[int | None, LOCATION, Field(ge=1)] = None
+    """Threads that tokenize; default: one for each core that this process may use."""
     log_interval: Annotated[int, LOCATION, Field(ge=1)] = 10_000
     """Documents between two log lines, where no progress bar can be drawn."""
 

@@ -7,15 +7,12 @@ exceptions, so that one bad line costs one line.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from megatron_math.base.errors import UserError
 from megatron_math.dataset.documents import ROLES
-from megatron_math.index.blocks import Block
 from megatron_math.index.parquet_rows import scan_batch
 from megatron_math.index.recipes import Mask, Parts, Recipe, Segments, Verdict, parts_of
 from megatron_math.native.index_writer import frame_documents, frame_roles, token_dtype
@@ -354,87 +351,3 @@ def _interleave(groups: Sequence[_Framed], places: Sequence[Int64Array]) -> _Fra
     return _Framed(
         joined([group.tokens for group in groups]), lengths, joined(list(roles)) if roles else None
     )
-
-
-# ---- until the rest of the room reads blocks as above ----
-
-
-@dataclass(frozen=True)
-class EncodedBlock:
-    """What comes back from a worker: one EncodedDocuments a recipe, and the documents' ids."""
-
-    path: Path
-    disk_bytes: int
-    record_ids: list[str]
-    columns: list[EncodedDocuments]
-
-
-def read_texts(block: Block, recipes: Sequence[Recipe]) -> tuple[list[str], list[list[str]]]:
-    """(record id of each row, for each recipe the text of each row). UserError at a bad row."""
-    record_ids: list[str] = []
-    columns: list[list[str]] = [[] for _ in recipes]
-    for number, row in block.rows():
-        where = f"{block.path}, line {number}"
-        for column, recipe in zip(columns, recipes, strict=True):
-            text = recipe.text_of(row, where)
-            if not _is_unicode(text):
-                raise UserError(
-                    f"{where}: the text holds half a UTF-16 surrogate pair (like \\ud800), which "
-                    f"is no character; repair or drop this line"
-                )
-            column.append(text)
-        identity = row.get("id")
-        record_ids.append(f"{block.path.name}:{number}" if identity is None else str(identity))
-    return record_ids, columns
-
-
-def encode_block(
-    block: Block, recipes: Sequence[Recipe], tokenizer: Tokenizer, append_eod: bool
-) -> EncodedBlock:
-    """Tokenize a block; BOS and EOD are put in where tokenizer and `append_eod` say so."""
-    record_ids, columns = read_texts(block, recipes)
-    encoded = [_encode_column(texts, tokenizer, append_eod) for texts in columns]
-    return EncodedBlock(block.path, block.disk_bytes, record_ids, encoded)
-
-
-def _encode_column(texts: list[str], tokenizer: Tokenizer, append_eod: bool) -> EncodedDocuments:
-    tokens, lengths = tokenizer.encode_flat(texts)
-    bos_id = tokenizer.bos_id if tokenizer.adds_bos else None
-    eod_id = tokenizer.eod_id if append_eod else None
-    tokens, framed_lengths = frame(tokens, lengths, bos_id, eod_id)
-    return EncodedDocuments(
-        tokens=tokens.astype(token_dtype(tokenizer.size), copy=False),
-        lengths=framed_lengths,
-        roles=None,
-        rows=np.arange(len(texts)),
-        id_text=np.empty(0, np.uint8),
-        id_offsets=np.zeros(len(texts) + 1, np.int64),
-        text_bytes=sum(len(text.encode("utf-8")) for text in texts),
-        num_empty=int((lengths == 0).sum()),
-    )
-
-
-def frame(
-    tokens: npt.NDArray, lengths: npt.NDArray[np.int32], bos_id: int | None, eod_id: int | None
-) -> tuple[npt.NDArray, npt.NDArray[np.int32]]:
-    """Put `bos_id` before and `eod_id` behind every document of flat `tokens`."""
-    framed_lengths = lengths + np.int32(bos_id is not None) + np.int32(eod_id is not None)
-    ends = np.cumsum(framed_lengths, dtype=np.int64)
-    framed = np.empty(int(ends[-1]) if len(ends) else 0, dtype=tokens.dtype)
-    is_text = np.ones(len(framed), dtype=bool)
-    if bos_id is not None:
-        framed[ends - framed_lengths] = bos_id
-        is_text[ends - framed_lengths] = False
-    if eod_id is not None:
-        framed[ends - 1] = eod_id
-        is_text[ends - 1] = False
-    framed[is_text] = tokens
-    return framed, framed_lengths
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -12,11 +12,14 @@ from megatron_math.base.errors import UserError
 from megatron_math.base.files import sha256_file
 from megatron_math.dataset.documents import ROLES, IndexedDocuments
 from megatron_math.dataset.fingerprint import read_sidecar
+from megatron_math.index.journal import beside
 from megatron_math.index.record_ids import RecordIds
 from megatron_math.inspect.texts import decode, decode_part, find_tokenizer
 from megatron_math.tokenizer import Tokenizer
 
 NUM_FIRST_DOCUMENTS = 3
+LINES = "{lines:,} = {written:,} written + {empty:,} empty + {quarantined:,} quarantined"
+NUM_SOURCES = 5
 TEXT_CHARACTERS = 400
 
 
@@ -43,10 +46,11 @@ def inspect_index(
         raise UserError(f"document {document} of {prefix}: it has {len(index)}, numbered from 0")
     chosen = range(min(NUM_FIRST_DOCUMENTS, len(index))) if document is None else [document]
     record_ids = open_record_ids(index)
+    faults, num_empty = _faults(index, sidecar, record_ids, verify)
     return {
         "prefix": str(prefix),
         "documents": len(index),
-        "empty_documents": int((index.lengths_D == 0).sum()),
+        "empty_documents": num_empty,
         "tokens": index.num_tokens,
         "dtype": index.dtype.name,
         "bytes": {"bin": index.bin_path.stat().st_size, "idx": index.idx_path.stat().st_size},
@@ -58,7 +62,10 @@ def inspect_index(
         "sources": sidecar and sidecar.get("sources"),
         "record_ids": record_ids is not None,
         "roles": index.roles_path.is_file(),
-        "faults": _faults(index, sidecar, verify),
+        "accounting": sidecar and sidecar.get("accounting"),
+        "engine": sidecar and sidecar.get("engine"),
+        "shard": sidecar and sidecar.get("shard"),
+        "faults": faults,
         "verified": verify and sidecar is not None,
         "shown": [
             describe_document(index, number, found, record_ids, whole=document is not None)
@@ -86,6 +93,7 @@ def describe_document(
     facts: dict[str, Any] = {
         "document": number,
         "id": record_ids[number] if record_ids else None,
+        "place": record_ids and list(record_ids.place(number)),
         "tokens": len(ids),
         "ends_with_eod": bool(ids) and ids[-1] == tokenizer.eod_id if tokenizer else None,
         "text": decode(tokenizer, ids),
@@ -114,19 +122,34 @@ def _lengths(index: IndexedDocuments) -> dict[str, float] | None:
     }
 
 
-def _faults(index: IndexedDocuments, sidecar: dict[str, Any] | None, verify: bool) -> list[str]:
-    found = []
+def _faults(
+    index: IndexedDocuments,
+    sidecar: dict[str, Any] | None,
+    record_ids: RecordIds | None,
+    verify: bool,
+) -> tuple[list[str], int | None]:
+    """(what is wrong, empty documents)."""
+    found, num_empty = [], None
     try:
-        index.check_pointers()
+        num_empty = index.check_pointers()
     except UserError as error:
         found.append(str(error))
+    if record_ids is not None and len(record_ids) != len(index):
+        found.append(f"the .ids tell of {len(record_ids)} documents, the .idx of {len(index)}")
     if sidecar is None:
         found.append("no sidecar (.json): nothing says which tokenizer wrote it")
-    elif verify:
-        for key, path in (("bin", index.bin_path), ("idx", index.idx_path)):
-            if sha256_file(path) != sidecar[key]["sha256"]:
-                found.append(f"{path.name} does not match the digest in its sidecar")
-    return found
+        return found, num_empty
+    for kind in ("bin", "idx", "ids", "roles"):
+        told, path = sidecar.get(kind), beside(index.prefix, f".{kind}")
+        if (told is None) == path.is_file():
+            found.append(
+                f"{path.name} is {'there' if told is None else 'missing'}, against the sidecar"
+            )
+        elif told is not None and told["bytes"] != path.stat().st_size:
+            found.append(f"{path.name} has not the size that its sidecar says")
+        elif told is not None and verify and sha256_file(path) != told["sha256"]:
+            found.append(f"{path.name} does not match the digest in its sidecar")
+    return found, num_empty
 
 
 def render_index(facts: dict[str, Any]) -> Group:
@@ -136,7 +159,8 @@ def render_index(facts: dict[str, Any]) -> Group:
     table.add_column()
     lengths = facts["tokens_per_document"]
     rows = {
-        "documents": f"{facts['documents']:,} ({facts['empty_documents']:,} empty)",
+        "documents": f"{facts['documents']:,}"
+        + (f" ({facts['empty_documents']:,} empty)" if facts["empty_documents"] else ""),
         "tokens": f"{facts['tokens']:,} as {facts['dtype']}, {facts['bytes']['bin']:,} bytes",
         "a document": lengths
         and f"{lengths['least']:,} to {lengths['most']:,} tokens, median {lengths['median']:,.0f}",
@@ -144,7 +168,10 @@ def render_index(facts: dict[str, Any]) -> Group:
         and "{kind}, size {size}, eod {eod}, bos {bos}".format(**facts["tokenizer"]),
         "found at": facts["tokenizer_at"] or "not found: give --tokenizer to see text",
         "text": facts["text_bytes"] and f"{facts['text_bytes']:,} bytes",
-        "from": ", ".join(source["path"] for source in facts["sources"] or []),
+        "engine": facts["engine"]
+        and "{name}, {compared:,} documents compared with the reference".format(**facts["engine"]),
+        "lines": facts["accounting"] and LINES.format(**facts["accounting"]),
+        "from": _sources(facts["sources"] or []),
         "lineage": "record ids" if facts["record_ids"] else "no record ids",
         "faults": "; ".join(facts["faults"]) or "none" + (", digests equal" * facts["verified"]),
     }
@@ -153,10 +180,17 @@ def render_index(facts: dict[str, Any]) -> Group:
     return Group(f"[bold]{escape(facts['prefix'])}[/]", table, *map(_document, facts["shown"]))
 
 
+def _sources(sources: list[dict[str, Any]]) -> str:
+    paths = [source["path"] for source in sources]
+    more = f" and {len(paths) - NUM_SOURCES:,} more" if len(paths) > NUM_SOURCES else ""
+    return ", ".join(paths[:NUM_SOURCES]) + more
+
+
 def _document(facts: dict[str, Any]) -> Group:
     end = {True: ", ends with EOD", False: ", does not end with EOD", None: ""}
     named = f" {facts['id']}" if facts["id"] is not None else ""
-    title = f"document {facts['document']}{named}: {facts['tokens']:,} tokens"
+    origin = " ({}, line {:,})".format(*facts["place"]) if facts["place"] else ""
+    title = f"document {facts['document']}{named}{origin}: {facts['tokens']:,} tokens"
     head = f"\n[bold]{escape(title + end[facts['ends_with_eod']])}[/]"
     if "ids" not in facts:
         text = facts["text"]

@@ -1,6 +1,7 @@
 """The index room on a road: tokenizers, sources, resumption, refusals."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import yaml
 from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
 from megatron_math.index import run as room
-from megatron_math.index.encode import encode_files
-from megatron_math.index.run import run
+from megatron_math.index.encode import Job, encode_files
+from megatron_math.index.run import run, run_merge, run_shard
+from megatron_math.index.units import Shard
 from megatron_math.tokenizer import load_tokenizer
 
 
@@ -51,7 +53,7 @@ def files_of(stage_folder: Path) -> dict[str, bytes]:
 
 def test_train_a_tokenizer_and_index_two_sources(folder: Path) -> None:
     stage = run(road({"tokenizer": TRAINED, "sources": SOURCES, "workers": 1}))
-    assert len(files_of(stage.folder)) == 8
+    assert len(files_of(stage.folder)) == 9  # roles of the problems
     tokenizer = load_tokenizer(stage.folder / "tokenizer")
     assert tokenizer.size == 360
     sidecar = json.loads((stage.folder / "problems_text_document.json").read_text())
@@ -106,9 +108,9 @@ def test_a_changed_corpus_is_indexed_again_and_the_other_one_is_not(
         file.write('{"text": "one more"}\n')
     encoded = []
 
-    def recorded(files: list[Path], *arguments: Any, **options: Any) -> list[dict[str, Any]]:
-        encoded.append(files)
-        return encode_files(files, *arguments, **options)
+    def recorded(job: Job, **options: Any) -> list[dict[str, Any]]:
+        encoded.append(job.files)
+        return encode_files(job, **options)
 
     monkeypatch.setattr(room, "encode_files", recorded)
     after = files_of(run(road(index)).folder)
@@ -125,7 +127,7 @@ def test_a_failed_source_leaves_the_stage_unfinished_and_continues(
     corpus.write_text(good + "oops\n")
     sources = {"problems": SOURCES["problems"], "general": SOURCES["general"]}
     index = {"tokenizer": str(tokenizer_files["SentencePieceTokenizer"]), "sources": sources}
-    with pytest.raises(UserError, match=r"general.jsonl, line 201: not a line of JSON"):
+    with pytest.raises(UserError, match=r"1 of 201 lines .*general.jsonl, line 201: not JSON"):
         run(road(index))
     stage_folder = folder / "runs" / "road" / "30_index"
     assert not (stage_folder / "DONE").exists()
@@ -146,9 +148,75 @@ def test_sources_that_left_the_road_leave_the_folder(
     assert {name.split("_")[0] for name in files_of(stage.folder)} == {"general"}
 
 
+def test_what_cannot_be_used_lies_in_drops(folder: Path, tokenizer_files: dict[str, Path]) -> None:
+    with (folder / "general.jsonl").open("a") as file:
+        file.write("oops\n")
+    tokenizer = str(tokenizer_files["SentencePieceTokenizer"])
+    stage = run(road({"tokenizer": tokenizer, "sources": SOURCES, "max_bad": 0.01}))
+    (row,) = (stage.folder / "drops" / "general.jsonl").read_text().splitlines()
+    assert json.loads(row) == {
+        "file": "general.jsonl",
+        "line": 201,
+        "byte": (folder / "general.jsonl").stat().st_size - 5,
+        "bytes": 4,
+        "reason": json.loads(row)["reason"],
+        "begins": "oops",
+    }
+    assert json.loads(row)["reason"].startswith("not JSON")
+    manifest = json.loads((stage.folder / "manifest.json").read_text())
+    assert "drops/general.jsonl" in manifest["outputs"]
+    stats = json.loads((stage.folder / "stats.json").read_text())
+    assert (stats["lines"], stats["documents"], stats["quarantined"]) == (301, 300, 1)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_shards_and_their_merge_are_the_stage(
+    folder: Path, tokenizer_files: dict[str, Path], small_units: None, count: int
+) -> None:
+    with (folder / "general.jsonl").open("a") as file:
+        file.write("oops\n" + '{"text": "after"}\n' * 400)
+    index = {
+        "tokenizer": str(tokenizer_files["SentencePieceTokenizer"]),
+        "sources": SOURCES,
+        "max_bad": 0.1,
+    }
+    whole = run(road(index))
+    expected = files_of(whole.folder) | {
+        "drops": (whole.folder / "drops/general.jsonl").read_bytes()
+    }
+    shutil.rmtree(whole.folder)
+    with pytest.raises(UserError, match="holds no shards"):
+        run_merge(road(index))
+    for number in range(count):
+        shard = run_shard(road(index), Shard(number, count))
+        assert (shard.folder / "DONE").is_file()
+        assert run_shard(road(index), Shard(number, count)).was_done
+        if number < count - 1:
+            with pytest.raises(UserError, match="cannot be merged"):
+                run_merge(road(index))
+    with pytest.raises(UserError, match="cannot be merged: config.index.append_eod"):
+        run_merge(road(index | {"append_eod": False}))
+    merged = run_merge(road(index))
+    found = files_of(merged.folder) | {
+        "drops": (merged.folder / "drops/general.jsonl").read_bytes()
+    }
+    assert found == expected
+    assert not (merged.folder / "shards").exists()
+    assert run(road(index)).was_done
+    assert run_merge(road(index)).was_done
+
+
+def test_shards_cannot_train_a_tokenizer(folder: Path) -> None:
+    with pytest.raises(UserError, match="is to be trained, which shards cannot do"):
+        run_shard(road({"tokenizer": TRAINED, "sources": SOURCES}), Shard(0, 2))
+
+
 @pytest.mark.parametrize(
     ("index", "message"),
     [
+        ({"sources": {"a": {"path": "x"}}, "max_bad": 2}, "index.max_bad"),
+        ({"sources": {"a": {"path": "x"}}, "max_line_bytes": 5}, "index.max_line_bytes"),
+        ({"sources": {"a": {"path": "x"}}, "engine": "fast"}, "index.engine"),
         ({"sources": {}}, "index.sources"),
         ({"sources": {"a/b": {"path": "x"}}}, "must consist of letters"),
         ({"sources": {"a": {}}}, "give either 'path', or 'stage' together with 'file'"),

@@ -2,12 +2,15 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from megatron_math.dataset.documents import ROLES, IndexedDocuments
+from megatron_math.index.record_ids import RecordIds
 from megatron_math.tokenizer import Tokenizer
 
 Corpus = tuple[str, list[str]]
@@ -17,9 +20,17 @@ CORPORA: list[Corpus] = [
 ]
 
 
-def preprocess(repository: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def preprocess(
+    repository: Path, *arguments: str | Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, repository / "tools" / "preprocess_data.py", *arguments]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    return subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
 
 
 def flags(tokenizer: Tokenizer) -> list[str]:
@@ -60,7 +71,7 @@ def test_core_writes_the_same_bytes(
         assert len(dataset) == len(dataset.document_indices) - 1 == len(records)
         text = tokenizer.decode(dataset[17].tolist())
         assert text == records[17][key]
-    assert "of the input" in result.stderr
+        assert f"{len(records)} lines = {len(records)} written + 0 empty + 0 q" in result.stderr
     assert "tokens/s" in result.stderr
 
 
@@ -69,73 +80,70 @@ def test_without_append_eod_there_is_none(
 ) -> None:
     corpus = tmp_path / "corpus.json"
     corpus.write_text('{"text": "one two"}\n\n{"text": ""}\n{"text": "three"}')
-    result = preprocess(
-        repository, "--input", corpus, "--output-prefix", tmp_path / "x", *flags(sentencepiece)
-    )
+    arguments = ["--input", corpus, "--output-prefix", tmp_path / "x", *flags(sentencepiece)]
+    result = preprocess(repository, *arguments)
+    assert result.returncode == 2
+    assert "give --append-eod or --no-append-eod" in result.stderr
+    assert not list(tmp_path.glob("x*"))
+    result = preprocess(repository, *arguments, "--no-append-eod")
     assert result.returncode == 0, result.stderr
-    core_builds(
-        tmp_path / "core", [sentencepiece.encode(t) for t in ("one two", "", "three")], 32_000
-    )
+    core_builds(tmp_path / "core", [sentencepiece.encode(t) for t in ("one two", "three")], 32_000)
     for suffix in (".bin", ".idx"):
         ours = (tmp_path / f"x_text_document{suffix}").read_bytes()
         assert ours == (tmp_path / f"core{suffix}").read_bytes()
-    assert "1 documents have no text" in result.stderr
+    assert "4 lines = 2 written + 2 empty + 0 quarantined" in result.stderr
 
 
 GOOD = '{"text": "a good line"}\n'
 
 
 @pytest.mark.parametrize(
-    ("workers", "content", "message"),
+    ("content", "message"),
     [
-        ("1", GOOD * 3 + "not json\n" + GOOD, "line 4: not a line of JSON"),
-        ("2", GOOD * 90_000 + "not json\n", "line 90001: not a line of JSON"),  # two blocks
-        ("1", GOOD + '{"text": "cut', "line 2: not a line of JSON"),
-        ("1", GOOD + '{"body": "x"}\n', r"line 2: no key 'text'; found the keys ['body']"),
-        ("1", GOOD + '{"text": ["a"]}\n', "line 2: 'text' must be a string, found ['a']"),
-        ("1", GOOD + '{"text": null}\n', "line 2: 'text' must be a string, found None"),
-        ("1", GOOD + '["text"]\n', "line 2: a JSON object is expected, found list"),
-        ("1", GOOD + '{"text": "\\ud800"}\n', "line 2: the text holds half a UTF-16 surrogate"),
-        ("1", "\n\n", "no documents in"),
+        (GOOD * 3 + "not json\n" + GOOD, "line 4: not JSON"),
+        (GOOD * 90_000 + "not json\n" * 91, "line 90001: not JSON"),  # two blocks
+        (GOOD + '{"text": "cut', "line 2: not JSON"),
+        (GOOD + '{"body": "x"}\n', "line 2: no key 'text'"),
+        (GOOD + '{"text": ["a"]}\n', "line 2: key 'text' is no string"),
+        (GOOD + '{"text": null}\n', "line 2: key 'text' is no string"),
+        (GOOD + '["text"]\n', "line 2: not an object"),
+        (GOOD + '{"text": "\\ud800"}\n', "line 2: half a surrogate pair"),
+        (GOOD + '{"text": "\udce9"}\n', "line 2: invalid UTF-8"),
+        (GOOD + '{"text": "\\u0000"}\n', "line 2: NUL character"),
+        (GOOD + "[" * 9000 + "\n", "line 2: nested deeper than 128"),
+        (GOOD + '\ufeff{"text": "x"}\n', "line 2: byte order mark"),
+        ("\n\n", "no documents in"),
     ],
 )
-def test_a_bad_line_is_named_and_leaves_nothing(
-    workers: str,
-    content: str,
-    message: str,
-    sentencepiece: Tokenizer,
-    repository: Path,
-    tmp_path: Path,
+def test_a_bad_line_is_named_and_leaves_only_its_name(
+    content: str, message: str, sentencepiece: Tokenizer, repository: Path, tmp_path: Path
 ) -> None:
     corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text(content)
+    corpus.write_text(content, encoding="utf-8", errors="surrogateescape")
     out = tmp_path / "out"
     out.mkdir()
     (out / "x_text_document.bin").write_bytes(b"an earlier result")
-    result = preprocess(
-        repository, "--input", corpus, "--output-prefix", out / "x", "--workers", workers,
-        *flags(sentencepiece),
-    )  # fmt: skip
+    arguments = [
+        "--input", corpus, "--output-prefix", out / "x", "--append-eod", *flags(sentencepiece),
+    ]  # fmt: skip
+    result = preprocess(repository, *arguments)
     assert result.returncode == 2, result.stderr
     assert str(corpus) in result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
-    assert [path.name for path in out.iterdir()] == ["x_text_document.bin"]
+    listed = [] if content.isspace() else ["x_quarantine.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(["x_text_document.bin", *listed])
     assert (out / "x_text_document.bin").read_bytes() == b"an earlier result"
-
-
-def test_a_line_that_is_not_utf8(
-    sentencepiece: Tokenizer, repository: Path, tmp_path: Path
-) -> None:
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_bytes(GOOD.encode() + b'{"text": "caf\xe9"}\n')
-    prefix = tmp_path / "x"
-    result = preprocess(
-        repository, "--input", corpus, "--output-prefix", prefix, *flags(sentencepiece)
-    )
-    assert result.returncode == 2
-    assert "line 2: not a line of JSON" in result.stderr
-    assert "utf-8" in result.stderr
+    if listed:
+        result = preprocess(repository, *arguments, "--max-bad", "0.5")
+        assert result.returncode == 0, result.stderr
+        bad = [json.loads(line) for line in (out / "x_quarantine.jsonl").open()]
+        assert {row["file"] for row in bad} == {str(corpus)}
+        assert f"line {bad[0]['line']}: {bad[0]['reason']}".startswith(message)
+        lines = len(content.split("\n")) - content.endswith("\n")
+        assert (
+            f"{lines} lines = {lines - len(bad)} written + 0 empty + {len(bad)} q" in result.stderr
+        )
 
 
 @pytest.mark.parametrize(
@@ -148,6 +156,13 @@ def test_a_line_that_is_not_utf8(
         (["--json-keys", "text", "text"], "names a key twice"),
         (["--workers", "0"], "--workers must be 1 or more"),
         (["--input", "corpus.txt"], "not of a kind read here"),
+        (["--shard", "3/3"], "a shard is I/N with I from 0 to N - 1"),
+        (["--max-bad", "2"], "a share of all lines"),
+        (["--max-line-bytes", "100"], "--max-line-bytes must be 2097152 or more"),
+        (["--chat", "--template", "default"], "give one of them"),
+        (["--chat", "--json-keys", "a"], "--json-keys has no effect"),
+        (["--template", "{problem}"], "a template holds {problem} and {solution}"),
+        (["--merge"], "has no shards; write them with --shard I/N first"),
     ],
 )
 def test_bad_usage_is_a_sentence_and_code_2(
@@ -159,7 +174,7 @@ def test_bad_usage_is_a_sentence_and_code_2(
     message = message.replace("absent.jsonl", str(tmp_path / "absent.jsonl"))
     result = preprocess(
         repository, "--input", tmp_path / "corpus.jsonl", "--output-prefix", tmp_path / "x",
-        *flags(sentencepiece), *changes,
+        "--append-eod", *flags(sentencepiece), *changes,
     )  # fmt: skip
     assert result.returncode == 2
     assert message in result.stderr
@@ -198,32 +213,69 @@ def test_compressed_shards_and_globs(
             (tmp_path / f"{name}_text_document{suffix}").read_bytes()
             for name in ("one", "many", "glob")
         )
-        assert one == many == by_glob
+        assert many == by_glob
+        assert one == many or suffix == ".ids"  # which names other files
+    ids = RecordIds(tmp_path / "many_text_document.ids")
+    assert [ids[i] for i in range(len(ids))] == [f"d{i}" for i in range(40)]
+    assert ids.place(17) == (str(shards / "b.jsonl.gz"), 8)
     sidecar = json.loads((tmp_path / "many_text_document.json").read_text())
     assert [source["documents"] for source in sidecar["sources"]] == [10, 10, 10, 10]
 
 
-@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.jsonl.zst", "x.parquet"])
-def test_a_cut_shard_is_refused(
-    name: str, sentencepiece: Tokenizer, repository: Path, tmp_path: Path
+def test_an_archive_that_is_cut_is_refused(
+    sentencepiece: Tokenizer, repository: Path, tmp_path: Path
 ) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    path = tmp_path / name
-    text = "".join(json.dumps({"text": f"{i * i} documents"}) + "\n" for i in range(500))
-    if name.endswith(".gz"):
-        path.write_bytes(gzip.compress(text.encode()))
-    elif name.endswith(".zst"):
-        with pyarrow.output_stream(str(path), compression="zstd") as file:
-            file.write(text.encode())
-    else:
-        parquet.write_table(pyarrow.table({"text": text.splitlines()}), path)
-    path.write_bytes(path.read_bytes()[:-60])
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(GOOD.encode() * 500)[:-6])
     result = preprocess(
-        repository, "--input", path, "--output-prefix", tmp_path / "out", *flags(sentencepiece)
-    )
+        repository, "--input", path, "--output-prefix", tmp_path / "out", "--append-eod",
+        "--max-bad", "1", *flags(sentencepiece),
+    )  # fmt: skip
     assert result.returncode == 2, result.stderr
-    assert str(path) in result.stderr
-    assert "Traceback" not in result.stderr
+    assert f"{path} is damaged or not gzip: it ends too early" in result.stderr
     assert not list(tmp_path.glob("out*"))
+
+
+def test_problems_and_solutions_have_roles(
+    sentencepiece: Tokenizer, repository: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"problem": "What is 1 + 1?", "solution": "It is 2."}\n')
+    result = preprocess(
+        repository, "--input", path, "--output-prefix", tmp_path / "x", "--append-eod",
+        "--template", "Q: {problem}\nA: {solution}", *flags(sentencepiece),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    index = IndexedDocuments(tmp_path / "x_text_document")
+    ids, roles = index.document(0).tolist(), index.roles(0, 0, int(index.lengths_D[0])).tolist()
+    assert sentencepiece.decode(ids[:-1]) == "Q: What is 1 + 1?\nA: It is 2."
+    first = roles.index(ROLES["solution"])
+    assert roles == [ROLES["prompt"]] * first + [ROLES["solution"]] * (len(roles) - first)
+    assert sentencepiece.decode(ids[first:-1]) == "It is 2."
+
+
+def test_a_slurm_array_and_a_merge_are_one_run(
+    sentencepiece: Tokenizer, repository: Path, tmp_path: Path
+) -> None:
+    """The environment of a job array decides the shard; units are whole files here."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(5):
+        rows = [{"text": f"document {number} {i}"} for i in range(50)]
+        (folder / f"{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "2.jsonl").open("a").write("oops\n")
+    common = ["--input", folder, "--append-eod", "--max-bad", "0.1", *flags(sentencepiece)]
+    result = preprocess(repository, *common, "--output-prefix", tmp_path / "whole" / "x")
+    assert result.returncode == 0, result.stderr
+    for task in (4, 5, 6):
+        array = {"ID": str(task), "COUNT": "3", "MIN": "4", "MAX": "6"}
+        environment = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
+        result = preprocess(
+            repository, *common, "--output-prefix", tmp_path / "parts" / "x", **environment
+        )
+        assert result.returncode == 0, result.stderr
+        assert f"shard {task - 4} of 3, as the SLURM job array says" in result.stderr
+    result = preprocess(repository, *common, "--output-prefix", tmp_path / "parts" / "x", "--merge")
+    assert result.returncode == 0, result.stderr
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes(), path.name
