@@ -27,7 +27,7 @@ from megatron_math.blend.sources import find_indexes, open_sources
 from megatron_math.blend.table import BlendTable
 from megatron_math.dataset.documents import IndexedDocuments
 from megatron_math.dataset.fingerprint import read_sidecar
-from megatron_math.dataset.plan import STAMPS, Plan, read_plan
+from megatron_math.dataset.plan import PLAN_VERSION, STAMPS, Plan, read_plan
 
 STAGE = "40_blend"
 
@@ -43,6 +43,11 @@ class _Work:
     seed: int
     stage: Stage
     data_state: dict[str, Any] | None
+
+    def is_planned(self) -> bool:
+        """The stage is done, and by a program that wrote plans as this one does."""
+        path = self.stage.folder / "plan.json"
+        return self.stage.is_done() and read_json(path)["version"] == PLAN_VERSION
 
     def build(self) -> Built:
         leaves = [leaf for stage in self.stages for leaf in stage.mix.leaves()]
@@ -80,7 +85,7 @@ def run(road: Road) -> Stage:
     """
     work = _prepare(road)
     stage = work.stage
-    if stage.is_done():
+    if work.is_planned():
         plan = read_plan(stage.folder)
         plan.verify(hash_bytes=None)
         _write_stamps(plan)
@@ -117,7 +122,7 @@ def _write_stamps(plan: Plan) -> None:
 def dry_run(road: Road) -> BlendTable:
     """What `run` would plan, or has planned; writes nothing. Same errors as `run`."""
     work = _prepare(road)
-    if work.stage.is_done():
+    if work.is_planned():
         return BlendTable(read_json(work.stage.folder / "stats.json"))
     return BlendTable(work.build().facts)
 

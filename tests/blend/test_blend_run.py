@@ -125,6 +125,16 @@ def test_a_finished_plan_is_up_to_date_until_a_corpus_changes(road_of, tmp_path)
     assert (stage.folder / "plan.json").stat().st_mtime_ns != made
 
 
+def test_a_plan_of_an_older_program_is_made_anew(road_of):
+    folder = run(road_of(shared())).folder
+    plan = (folder / "plan.json").read_bytes()
+    (folder / "plan.json").write_bytes(plan.replace(b'"version": 2', b'"version": 1'))
+    with pytest.raises(UserError, match="run blend again"):
+        load_plan(folder)
+    run(road_of(shared()))
+    assert (folder / "plan.json").read_bytes() == plan
+
+
 def test_a_dry_run_writes_nothing(road_of, tmp_path):
     before = sorted(p.name for p in tmp_path.rglob("*"))
     dry_run(road_of(shared()))
