@@ -4,6 +4,7 @@ S sequence length: a sample is S + 1 slots, of which the first is never a label 
 an input.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from megatron_math.dataset.plan import Plan, load_plan
 from megatron_math.dataset.reader import PlanReader
 from megatron_math.dataset.stream import Piece
 from megatron_math.inspect.index import open_record_ids
+from megatron_math.inspect.lineage import find_origins
 from megatron_math.inspect.texts import decode_part, find_tokenizer
 from megatron_math.tokenizer import Tokenizer
 from megatron_math.train.config import TrainConfig
@@ -80,11 +82,21 @@ def _sample(
     name = reader.sources[source]
     pieces = reader.stream(source).layout(number)
     record_ids = open_record_ids(plan.index(name))
+    chosen = [piece.document for piece in pieces if piece.tokens]
+    origins = find_origins(plan.index(name), record_ids, chosen, tokenizer)
     documents, at = [], 0
     for piece in pieces:
         end = at + piece.tokens
         facts = _document(piece, ids[at:end], is_label[at:end], tokenizer)
-        documents.append({"id": record_ids[piece.document] if record_ids else None} | facts)
+        origin = origins.get(piece.document)
+        documents.append(
+            {
+                "id": record_ids[piece.document] if record_ids else None,
+                "epoch": piece.epoch,
+                "origin": origin and origin.to_json(),
+            }
+            | facts
+        )
         at = end + piece.padding
     return {
         "sample": sample,
@@ -142,11 +154,27 @@ def render_batch(facts: dict[str, Any]) -> Group:
 def _render_document(document: dict[str, Any]) -> str:
     named = f" {document['id']}" if document["id"] is not None else ""
     first, end = document["first_token"], document["first_token"] + document["tokens"]
-    title = f"document {document['document']}{named}, tokens {first:,} to {end:,}"
+    title = (
+        f"document {document['document']}{named}, epoch {document['epoch']}, tokens {first:,} to "
+        f"{end:,}"
+    )
     text = "".join(
         ("" if part["loss"] else "[dim]")
         + escape(part["text"] if part["text"] is not None else f"{part['ids']}")
         + ("" if part["loss"] else "[/dim]")
         for part in document["parts"]
     )
-    return f"  [cyan]{escape(title)}[/]\n{text}"
+    return f"  [cyan]{escape(title)}[/]\n{_render_origin(document['origin'])}{text}"
+
+
+def _render_origin(origin: dict[str, Any] | None) -> str:
+    if origin is None:
+        return ""
+    same = {True: "its ids are the same again", None: "not tokenized again"}.get(
+        origin["retokenized_equal"], "[red]ITS IDS ARE OTHERS NOW[/]"
+    )
+    why = f" ({escape(origin['why'])})" if origin["why"] else ""
+    record = escape(json.dumps(origin["record"], ensure_ascii=False)) if origin["record"] else ""
+    return f"  [cyan]{escape(origin['file'])}, line {origin['line']:,}[/]: {same}{why}\n" + (
+        f"  [cyan]{record}[/]\n" if record else ""
+    )

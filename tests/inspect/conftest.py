@@ -9,7 +9,6 @@ from megatron_math.base.files import read_json
 from megatron_math.base.road import Road
 from megatron_math.blend.run import run as blend
 from megatron_math.index.run import run as index
-from megatron_math.tokenizer import Tokenizer, load_tokenizer
 
 ROAD = """
 name: small
@@ -34,18 +33,6 @@ def problem(number: int) -> dict[str, str]:
     return {"id": f"p-{number}", "problem": f"What is {number} + 4?", "solution": solution}
 
 
-def write_roles(prefix: Path, tokenizer: Tokenizer) -> None:
-    """Prompt up to and with 'Solution:', solution from there on, by the tokens' own text."""
-    from megatron_math.dataset.documents import ROLES, IndexedDocuments
-
-    documents, roles = IndexedDocuments(prefix), bytearray()
-    for number in range(len(documents)):
-        ids = documents.document(number).tolist()
-        cut = next(n for n in range(len(ids)) if "Solution:" in tokenizer.decode(ids[: n + 1])) + 1
-        roles += bytes([ROLES["prompt"]] * cut + [ROLES["solution"]] * (len(ids) - cut))
-    prefix.with_name(prefix.name + ".roles").write_bytes(bytes(roles))
-
-
 @pytest.fixture
 def road(tmp_path: Path, tokenizer_files: dict[str, Path]) -> Road:
     texts = [{"id": f"g-{n}", "text": f"Text {n} is about the number {n}." * 3} for n in range(60)]
@@ -57,9 +44,6 @@ def road(tmp_path: Path, tokenizer_files: dict[str, Path]) -> Road:
     yaml.write_text(ROAD.format(tokenizer=kind, folder=tmp_path))
     road = Road.load(yaml, [], tmp_path / "runs")
     index(road)
-    folder = road.folder("30_index")
-    if not (folder / "problems_text_document.roles").is_file():
-        write_roles(folder / "problems_text_document", load_tokenizer(folder / "tokenizer"))
     blend(road)
     assert read_json(road.folder("40_blend") / "plan.json")
     return road

@@ -151,9 +151,31 @@ def test_batch_tells_lineage_and_loss_as_text(road: Road) -> None:
             number = int(document["id"].removeprefix("p-"))
             prompt, solution = document["parts"]
             assert (prompt["loss"], solution["loss"]) == (False, True)
-            assert prompt["text"] == f"⟨bos⟩Question: What is {number} + 4?\nSolution:"
-            answer = number + 4
-            assert solution["text"] == f" {number} + 4 = {answer}. The answer is {answer}.⟨eod⟩"
+            # The space between them belongs to the first token that has a byte of the solution.
+            assert prompt["text"].rstrip() == f"⟨bos⟩Question: What is {number} + 4?\nSolution:"
+            told = f"{number} + 4 = {number + 4}. The answer is {number + 4}.⟨eod⟩"
+            assert solution["text"].lstrip() == told
+            assert (prompt["text"] + solution["text"]).endswith(f"Solution: {told}")
+            origin = document["origin"]
+            assert (Path(origin["file"]).name, origin["line"]) == ("problems.jsonl", number + 1)
+            assert origin["retokenized_equal"], origin
+
+
+def test_a_row_that_changed_or_went_is_named(road: Road) -> None:
+    source = road.root.parent.parent / "problems.jsonl"
+    lines = source.read_text().splitlines()
+    changed = [line.replace("What", "Which") for line in lines[:30]]
+    source.write_text("\n".join(changed) + "\n")  # 30 of 60 rows: others, or gone
+    samples = [s for i in (1, 2, 3) for s in inspect_batch(road, iteration=i)["samples"]]
+    seen = set()
+    for sample in samples:
+        if sample["source"] == "problems":
+            for document in sample["documents"]:
+                origin = document["origin"]
+                seen.add(origin["line"] <= 30)
+                assert origin["retokenized_equal"] is (False if origin["line"] <= 30 else None)
+                assert ("not the same" if origin["line"] <= 30 else "no such line") in origin["why"]
+    assert seen == {True, False}
 
 
 def test_a_step_outside_the_plan_is_refused(road: Road) -> None:
@@ -179,10 +201,10 @@ def test_every_command_prints_facts_and_text(road: Road) -> None:
     prefix = str(road.folder("30_index") / "problems_text_document")
     batch = ["batch", str(road.yaml_path), "--runs", str(road.runs), "--iteration", "2"]
     for arguments, key, words in (
-        (["index", prefix], "documents", "60 (0 empty)"),
+        (["index", prefix], "documents", "documents 60"),
         (["index", prefix, "--document", "5"], "documents", "solution"),
         (["plan", str(road.folder("40_blend"))], "stages", "first samples:"),
-        (batch, "samples", "dim text carries no loss"),
+        (batch, "samples", "its ids are the same again"),
     ):
         told = runner.invoke(app, [*arguments, "--json"])
         assert told.exit_code == 0, told.output
