@@ -338,7 +338,7 @@ class BlendOrder {
 
   int64_t ring_size() const {
     int64_t size = 512;
-    while (size < 8 * num_sources() && size < Occupied::kMostBuckets) size *= 2;
+    while (size < 4 * num_sources() && size < Occupied::kMostBuckets) size *= 2;
     return size;
   }
 

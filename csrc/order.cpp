@@ -1,5 +1,5 @@
-// Python's doors to the order builders. Arrays are checked for type and shape here (dtypes are
-// never cast in silence), the builders check the values, the interpreter lock is released meanwhile.
+// Python's doors to the order builders. Arrays are checked for type and shape here (no dtype is
+// cast in silence), the builders check the values, the interpreter lock is released meanwhile.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

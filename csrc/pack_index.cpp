@@ -25,7 +25,7 @@ constexpr Key kTooSmall = Key{1} << (8 * sizeof(Key) - 1);
 template <typename Key>
 using Keys = std::array<Key, kMostOpenBins>;
 
-// Takes `taken` (slots << 6) of the fullest bin that has them: its new key, or one that is too small.
+// Takes `taken` (slots << 6) of the fullest bin that has them. Its new key, or one too small.
 template <typename Key>
 Key take(Keys<Key>& keys, int64_t num_open, Key taken) {
   Key least = ~Key{0};
