@@ -4,7 +4,7 @@ A mix is thought of as a fluid: every source flows at its effective share. When 
 its cap, its share goes to its siblings in the same mapping, and when a whole group has ended, to
 the group's siblings. The targets bend there. Bends are put on whole tokens and the targets rounded
 there (largest remainder), so that all is exact in integers; each bend moves a source by less than
-one token.
+two tokens: one for its own rounding, one for that of the bend.
 """
 
 import math

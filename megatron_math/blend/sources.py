@@ -88,7 +88,7 @@ def _open(
 ) -> Source:
     num_empty = index.check_pointers()
     sidecar = read_sidecar(index)
-    files = index_files(index, with_roles=with_roles)
+    files = index_files(index.prefix, with_roles=with_roles)
     found = digests(index, files)
     split = Split.draw(
         index.num_documents,

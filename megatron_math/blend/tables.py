@@ -130,7 +130,7 @@ class PlannedConcat(Planned):
 
     def _even_sizes(self) -> Sizes:
         length, total = self.settings.sequence_length, self.total_tokens
-        chunk = np.full(SAMPLES_AT_ONCE, length, dtype=np.int64)
+        chunk = np.broadcast_to(np.int64(length), SAMPLES_AT_ONCE)  # one number in memory
         if total is None:
             while True:
                 yield chunk, False

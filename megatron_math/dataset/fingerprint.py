@@ -25,17 +25,20 @@ DIGEST = "sha256_64mib"
 Stamps = dict[str, list[int]]
 
 
-def index_files(index: IndexedDocuments, *, with_roles: bool) -> dict[str, Path]:
+def index_files(prefix: Path, *, with_roles: bool) -> dict[str, Path]:
     """The files that decide what is read, by their suffix without the dot."""
-    files = {"bin": index.bin_path, "idx": index.idx_path}
-    return files | ({"roles": index.roles_path} if with_roles else {})
+    suffixes = ("bin", "idx", "roles") if with_roles else ("bin", "idx")
+    return {suffix: prefix.with_name(f"{prefix.name}.{suffix}") for suffix in suffixes}
 
 
 def stamps(files: dict[str, Path]) -> Stamps:
-    """By suffix: bytes, time of last write and of last change in ns, inode."""
+    """By suffix, of the files there are: bytes, time of last write and of change in ns, inode."""
     found = {}
     for suffix, path in files.items():
-        status = path.stat()
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
         times = [status.st_mtime_ns, status.st_ctime_ns]
         found[suffix] = [status.st_size, *times, status.st_ino]
     return found

@@ -52,9 +52,6 @@ class PlanIndex(Section):
     validation_documents: int
     validation_tokens: int
 
-    def files(self, index: IndexedDocuments) -> dict[str, Path]:
-        return index_files(index, with_roles=self.roles is not None)
-
     def digests(self) -> dict[str, str]:
         files = {"bin": self.bin, "idx": self.idx, "roles": self.roles}
         return {suffix: file.sha256_64mib for suffix, file in files.items() if file is not None}
@@ -154,6 +151,11 @@ class Plan:
     def prefix(self, source: str) -> Path:
         return self.folder / self.content.indexes[source].prefix
 
+    def files(self, source: str) -> dict[str, Path]:
+        """The files of a source's index that are read, by suffix."""
+        with_roles = self.content.indexes[source].roles is not None
+        return index_files(self.prefix(source), with_roles=with_roles)
+
     def index(self, source: str) -> IndexedDocuments:
         if source not in self._indexes:
             self._indexes[source] = IndexedDocuments(self.prefix(source))
@@ -228,10 +230,7 @@ class Plan:
 
     def stamps(self) -> dict[str, Stamps]:
         """Of all indexes' files, by source name, as they are now."""
-        return {
-            name: stamps(planned.files(self.index(name)))
-            for name, planned in self.content.indexes.items()
-        }
+        return {name: stamps(self.files(name)) for name in self.content.indexes}
 
     def verify(self, *, hash_bytes: int | None = HASHED_WHEN_OPENED) -> None:
         """UserError when an index is not the one that was planned with.
@@ -242,12 +241,12 @@ class Plan:
         path = self.folder / STAMPS
         known = read_json(path) if path.is_file() else {}
         for name, planned in self.content.indexes.items():
+            files = self.files(name)
+            if stamps(files) == known.get(name):
+                continue
             index = self.index(name)
             if planned.roles is not None:
                 index.require_roles(f"source '{name}'")
-            files = planned.files(index)
-            if stamps(files) == known.get(name):
-                continue
             reason = why_changed(
                 index,
                 files,
