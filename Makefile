@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEMO := examples/00_quickstart_cpu
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test slurm bench-data soak check clean
 
 setup: $(READY)
 
@@ -25,6 +25,16 @@ test: $(READY)
 # examples/slurm on a real two-node SLURM on this machine; skips without slurm-wlm and munge.
 slurm: $(READY)
 	$(BIN)/python -m pytest -m slurm -rs tests/slurm
+
+# Every figure of docs/benchmarks/data_plane.md against its peer: an hour, 20 GB, a quiet machine.
+bench-data: $(READY)
+	$(BIN)/python tests/bench/data_plane --record
+
+# Long campaigns: 1,000 kills, every system call failing (needs strace), fuzzing with sanitizers.
+soak: $(READY)
+	$(BIN)/python tests/soak/index_kills.py --kills 1000
+	$(BIN)/python tests/soak/index_faults.py
+	$(BIN)/python tests/native/fuzz/run.py --seconds 300
 
 check: $(READY)
 	$(BIN)/ruff format --check .
