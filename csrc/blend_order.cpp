@@ -59,7 +59,8 @@ __attribute__((target("avx2"))) uint64_t earliest_open_avx2(const int64_t* opens
 // follows at once.
 __attribute__((target("avx2"))) void set_avx2(int64_t* opens, int64_t* wholes, int64_t j,
                                               int64_t open, int64_t whole) {
-  const __m256i here = _mm256_cmpeq_epi64(_mm256_setr_epi64x(0, 1, 2, 3), _mm256_set1_epi64x(j & 3));
+  const __m256i lanes = _mm256_setr_epi64x(0, 1, 2, 3);
+  const __m256i here = _mm256_cmpeq_epi64(lanes, _mm256_set1_epi64x(j & 3));
   const auto write = [&](int64_t* numbers, __m256i number) __attribute__((target("avx2"))) {
     auto* const four = reinterpret_cast<__m256i*>(numbers + (j & ~int64_t{3}));
     _mm256_storeu_si256(four, _mm256_blendv_epi8(_mm256_loadu_si256(four), number, here));

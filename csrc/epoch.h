@@ -36,4 +36,12 @@ std::vector<int64_t> segment_totals(const EpochDocuments& epoch, int64_t align,
                                     int64_t segment_documents, int64_t first_segment,
                                     int64_t num_segments);
 
+// What documents first_document .. first_document + count - 1, whose lengths these are, add to the
+// totals of every segment: rows (tokens, slots), as many as the epoch has segments. The lengths
+// come in the order of the file, and each document's position by the permutations' inverses.
+std::vector<int64_t> document_totals(const char* lengths, int64_t first_document, int64_t count,
+                                     int64_t num_documents, uint64_t split_key,
+                                     uint64_t epoch_key, int64_t num_held_out, int64_t align,
+                                     int64_t segment_documents);
+
 }  // namespace order

@@ -36,6 +36,9 @@ class KeyedPermutation {
   void map_range(int64_t first, int count, int64_t* images) const;
   // points[i] = p(points[i]) for i < count <= kPermutationBatch, each in [0, num_items).
   void map(int64_t* points, int count) const;
+  // The inverse of both: p(points[i]) = first + i, and images[i] = p^-1(images[i]).
+  void unmap_range(int64_t first, int count, int64_t* points) const;
+  void unmap(int64_t* images, int count) const;
 
  private:
   struct Round {
@@ -44,8 +47,12 @@ class KeyedPermutation {
   struct Half {
     alignas(64) uint32_t left[kPermutationBatch], right[kPermutationBatch];
   };
-  void finish(Half& half, int count, int64_t* images) const;
-  int64_t walk(int64_t point) const;
+  void split_range(int64_t first, int count, Half& half) const;
+  void split(const int64_t* points, int count, Half& half) const;
+  template <bool kBack>
+  void rounds(Half& half, int count) const;
+  template <bool kBack>
+  void join(Half& half, int count, int64_t* numbers) const;
 
   int64_t num_items_;
   uint32_t rows_, columns_;  // a, b

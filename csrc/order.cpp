@@ -84,6 +84,22 @@ py::array_t<int64_t> segment_totals(const Int32Array& lengths, uint64_t split_ke
   return to_array(std::move(rows), 2);
 }
 
+py::array_t<int64_t> document_totals(const Int32Array& lengths, int64_t first_document,
+                                     int64_t num_documents, uint64_t split_key,
+                                     uint64_t epoch_key, int64_t num_held_out, int64_t align,
+                                     int64_t segment_documents) {
+  require_axes(lengths, 1, "lengths");
+  const char* const data = bytes_of(lengths);
+  const int64_t count = lengths.size();
+  std::vector<int64_t> rows;
+  {
+    py::gil_scoped_release release;
+    rows = order::document_totals(data, first_document, count, num_documents, split_key, epoch_key,
+                                  num_held_out, align, segment_documents);
+  }
+  return to_array(std::move(rows), 2);
+}
+
 py::tuple pack_index(const Int64Array& lengths, int64_t sequence_length, int64_t align,
                      int64_t window) {
   require_axes(lengths, 1, "lengths");
@@ -209,6 +225,10 @@ void bind_order(py::module_& m) {
   m.def("segment_totals", &segment_totals, py::arg("lengths").noconvert(), py::arg("split_key"),
         py::arg("epoch_key"), py::arg("num_held_out"), py::arg("align"),
         py::arg("segment_documents"), py::arg("first_segment"), py::arg("num_segments"));
+  m.def("document_totals", &document_totals, py::arg("lengths").noconvert(),
+        py::arg("first_document"), py::arg("num_documents"), py::arg("split_key"),
+        py::arg("epoch_key"), py::arg("num_held_out"), py::arg("align"),
+        py::arg("segment_documents"));
   m.def("pack_index", &pack_index, py::arg("lengths").noconvert(), py::arg("sequence_length"),
         py::arg("align"), py::arg("window"));
   py::class_<BlendOrder>(m, "BlendOrder")

@@ -68,6 +68,35 @@ def segment_totals(
     )
 
 
+def document_totals(
+    lengths: Int32Array,
+    first_document: int,
+    num_documents: int,
+    split_key: int,
+    epoch_key: int,
+    num_held_out: int,
+    align: int,
+    segment_documents: int,
+) -> Int64Array:
+    """[segments of the epoch, 2]: tokens and slots that these documents add to each segment.
+
+    lengths: tokens of the index's documents from `first_document` on, of `num_documents`. Summed
+    over parts that are all documents together, this is `segment_totals` of a whole epoch, with the
+    lengths read in the order of the file: several times faster where they do not fit the cache, and
+    no scattered reads where they lie on a slow disk.
+    """
+    return _native.document_totals(
+        lengths,
+        first_document,
+        num_documents,
+        split_key,
+        epoch_key,
+        num_held_out,
+        align,
+        segment_documents,
+    )
+
+
 def pack_index(
     lengths: Int64Array, sequence_length: int, align: int, window: int
 ) -> tuple[Int64Array, Int64Array]:

@@ -98,6 +98,27 @@ def segment_totals(
     return totals[first_segment : first_segment + num_segments]
 
 
+def document_totals(
+    lengths: Int32Array,
+    first_document: int,
+    num_documents: int,
+    split_key: int,
+    epoch_key: int,
+    num_held_out: int,
+    align: int,
+    segment_documents: int,
+) -> Int64Array:
+    """`segment_totals` of documents of which all others are empty; see `order.document_totals`."""
+    _check_positions(first_document, len(lengths), num_documents)
+    others = np.zeros(num_documents, dtype=np.int32)
+    others[first_document : first_document + len(lengths)] = lengths
+    if (lengths < 0).any():
+        raise ValueError(f"a document has length {lengths.min()}")
+    num_segments = -(-(num_documents - num_held_out) // segment_documents)
+    keys = (split_key, epoch_key, num_held_out)
+    return segment_totals(others, *keys, align, segment_documents, 0, num_segments)
+
+
 def _check_positions(first: int, count: int, num_items: int) -> None:
     if first < 0 or count < 0 or first + count > num_items:
         raise ValueError(f"positions {first} and {count} on are not all among {num_items}")

@@ -194,10 +194,26 @@ def test_segment_totals_equal_their_twin_and_exact_numbers(source, align, segmen
     assert found.tolist() == exact
 
 
+@given(sources(), st.integers(1, 64), st.sampled_from([1, 2, 7, 64, 256, 10**6]), st.data())
+@settings(max_examples=150, deadline=None)
+def test_totals_by_document_equal_their_twin_and_add_up_to_the_epoch(source, align, segment, data):
+    lengths, *keys = source
+    cut = data.draw(st.integers(0, len(lengths)))
+    parts = []
+    for first, part in ((0, lengths[:cut]), (cut, lengths[cut:])):
+        arguments = (part, first, len(lengths), *keys, align, segment)
+        parts.append(order.document_totals(*arguments))
+        assert np.array_equal(parts[-1], reference_order.document_totals(*arguments))
+    whole = order.segment_totals(*source, align, segment, 0, len(parts[0]))
+    assert np.array_equal(sum(parts), whole)
+
+
 def test_segment_totals_pass_2_to_the_32():
     lengths = np.full(1000, 2**31 - 1, dtype=np.int32)
     totals = order.segment_totals(lengths, 1, 2, 0, 2**31, 1000, 0, 1)
     assert totals.tolist() == [[1000 * (2**31 - 1), 1000 * 2**31]]
+    by_document = order.document_totals(lengths, 0, 1000, 1, 2, 0, 2**31, 1000)
+    assert np.array_equal(by_document, totals)
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -235,5 +251,9 @@ def test_epochs_refuse_with_the_numbers():
         order.segment_totals(lengths, 1, 2, 0, 1, 0, 0, 1)
     with pytest.raises(ValueError, match="among the 2"):
         order.segment_totals(lengths, 1, 2, 0, 1, 2, 1, 2)
+    with pytest.raises(ValueError, match="1 and 3 on are not all among the 3"):
+        order.document_totals(lengths, 1, 3, 1, 2, 0, 1, 2)
+    with pytest.raises(ValueError, match="document 3 has length -4"):
+        order.document_totals(lengths * np.array([1, -1, 1], dtype=np.int32), 2, 9, 1, 2, 0, 1, 2)
     with pytest.raises(TypeError):
         order.epoch_documents(lengths.astype(np.int64), 1, 2, 0, 0, 1)

@@ -75,7 +75,8 @@ class Exact {
  public:
   Exact(const std::vector<T>& values, std::size_t shift = 0)
       : bytes_(new char[values.size() * sizeof(T) + shift]), shift_(shift) {
-    if (!values.empty()) std::memcpy(bytes_.get() + shift, values.data(), values.size() * sizeof(T));
+    const std::size_t num_bytes = values.size() * sizeof(T);
+    if (num_bytes > 0) std::memcpy(bytes_.get() + shift, values.data(), num_bytes);
   }
   const char* bytes() const { return bytes_.get() + shift_; }
 
@@ -181,6 +182,8 @@ void check_permutation(Input& input) {
     int64_t point = first + i;
     permutation.map(&point, 1);
     require(point == images[i], "one by one as in batches");
+    permutation.unmap(&point, 1);
+    require(point == first + i, "the inverse");
   }
   require(refused([&] { order::permute(key, num_items, num_items - count + 1, count, nullptr); }),
           "positions behind the end");
@@ -194,7 +197,8 @@ void check_epoch(Input& input) {
   if (is_damaged) lengths[input.in(0, num_documents - 1)] = -1;
   const Exact<int32_t> exact(lengths, 2);
   const int64_t num_held_out = input.in(0, num_documents - 1);
-  const order::EpochDocuments epoch(exact.bytes(), num_documents, input.bits(8), input.bits(8),
+  const uint64_t split_key = input.bits(8), epoch_key = input.bits(8);
+  const order::EpochDocuments epoch(exact.bytes(), num_documents, split_key, epoch_key,
                                     num_held_out);
   const int64_t num_positions = epoch.num_positions();
   const int64_t step = 1 + input.upto(4000), align = 1 + input.upto(int64_t{1} << 30);
@@ -204,6 +208,10 @@ void check_epoch(Input& input) {
   const bool was_refused = refused([&] {
     epoch.read(0, num_positions, documents.data(), tokens.data());
     const std::vector<int64_t> totals = order::segment_totals(epoch, align, step, first, count);
+    const std::vector<int64_t> all =
+        order::document_totals(exact.bytes(), 0, num_documents, num_documents, split_key, epoch_key,
+                               num_held_out, align, step);
+    require(std::equal(totals.begin(), totals.end(), all.begin() + 2 * first), "by document");
     for (int64_t s = 0; s < count; ++s) {
       int64_t sum = 0, slots = 0;
       for (int64_t p = (first + s) * step; p < std::min(num_positions, (first + s + 1) * step);
