@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_math.base.files import sha256_64mib, sha256_file, write_json
+from megatron_math.base.files import sha256_file, write_json
 from megatron_math.native.reference_index_writer import ReferenceIndexWriter
 
 EOD = 69_999  # beyond every counting document, so that padding can be told from tokens
@@ -44,7 +44,6 @@ def write_index(
             files[name] = {
                 "bytes": path.stat().st_size,
                 "sha256": sha256_file(path),
-                "sha256_64mib": sha256_64mib(path),
             }
         write_json(
             sidecar_path,

@@ -7,20 +7,16 @@ touched and nothing vouches for, is hashed where that takes less than a second.
 """
 
 import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import num_pieces, read_json, sha256_of_pieces, sha256_piece
+from megatron_math.base.files import read_json, sha256_file
 from megatron_math.dataset.documents import IndexedDocuments
 
 PROBE_BLOCKS = 64
 PROBE_BLOCK_BYTES = 4096
 HASHED_WHEN_OPENED = 256 << 20  # bytes
-DIGEST = "sha256_64mib"
 
 Stamps = dict[str, list[int]]
 
@@ -88,13 +84,6 @@ def read_sidecar(index: IndexedDocuments) -> dict[str, Any] | None:
     return sidecar
 
 
-def digest_file(path: Path) -> str:
-    """`base.files.sha256_64mib` with all cores."""
-    pieces = range(num_pieces(path.stat().st_size))
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return sha256_of_pieces(threads.map(partial(sha256_piece, path), pieces))
-
-
 def vouched(index: IndexedDocuments, files: dict[str, Path]) -> dict[str, str]:
     """Digests of the files for which a sidecar vouches: it names one, and was written after it."""
     sidecar = read_sidecar(index)
@@ -102,28 +91,28 @@ def vouched(index: IndexedDocuments, files: dict[str, Path]) -> dict[str, str]:
         return {}
     written = sidecar_path(index).stat().st_mtime_ns
     return {
-        suffix: sidecar[suffix][DIGEST]
+        suffix: sidecar[suffix]["sha256"]
         for suffix, path in files.items()
-        if DIGEST in sidecar.get(suffix, {}) and path.stat().st_mtime_ns <= written
+        if "sha256" in sidecar.get(suffix, {}) and path.stat().st_mtime_ns <= written
     }
 
 
 def digests(index: IndexedDocuments, files: dict[str, Path]) -> dict[str, dict[str, Any]]:
-    """By suffix {"bytes", "sha256_64mib"}; reads the files that no sidecar vouches for.
+    """By suffix {"bytes", "sha256"}; reads the files that no sidecar vouches for.
 
     Raises UserError when one of these is not what the sidecar says.
     """
     vouched_for, found = vouched(index, files), {}
     sidecar = read_sidecar(index) or {}
     for suffix, path in files.items():
-        digest = vouched_for.get(suffix) or digest_file(path)
-        told = sidecar.get(suffix, {}).get(DIGEST, digest)
+        digest = vouched_for.get(suffix) or sha256_file(path)
+        told = sidecar.get(suffix, {}).get("sha256", digest)
         if told != digest:
             raise UserError(
                 f"{path} is not the file that {sidecar_path(index)} describes: its digest is "
                 f"{digest[:12]}, {told[:12]} is told; write the index again"
             )
-        found[suffix] = {"bytes": path.stat().st_size, DIGEST: digest}
+        found[suffix] = {"bytes": path.stat().st_size, "sha256": digest}
     return found
 
 
@@ -158,7 +147,7 @@ def why_changed(
         )
     sidecar = read_sidecar(index) or {}
     for suffix, path in unknown.items():
-        digest = digest_file(path)
+        digest = sha256_file(path)
         if digest != planned[suffix]:
             stale = "; the sidecar is stale too, write the index again" if suffix in sidecar else ""
             return f"the digest of .{suffix} is {digest[:12]}, not {planned[suffix][:12]}{stale}"

@@ -32,7 +32,7 @@ STAMPS = "stamps.json"
 
 class FileDigest(Section):
     bytes: int
-    sha256_64mib: str  # base.files: digest of the digests of 64 MiB pieces
+    sha256: str
 
 
 class PlanIndex(Section):
@@ -54,7 +54,7 @@ class PlanIndex(Section):
 
     def digests(self) -> dict[str, str]:
         files = {"bin": self.bin, "idx": self.idx, "roles": self.roles}
-        return {suffix: file.sha256_64mib for suffix, file in files.items() if file is not None}
+        return {suffix: file.sha256 for suffix, file in files.items() if file is not None}
 
 
 class PlanSource(Section):
@@ -225,7 +225,7 @@ class Plan:
             planned.documents,
             seed=self.content.seed,
             share=self.content.validation,
-            bin_digest=planned.bin.sha256_64mib,
+            bin_digest=planned.bin.sha256,
         )
 
     def stamps(self) -> dict[str, Stamps]:

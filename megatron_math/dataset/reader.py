@@ -135,7 +135,7 @@ class PlanReader:
                 "tokens": tokens,
                 "epoch": done // planned.training_tokens,
                 "epochs_done": done / planned.training_tokens,
-                "standing": _standing(stream.mark(samples), done, planned.bin.sha256_64mib),
+                "standing": _standing(stream.mark(samples), done, planned.bin.sha256),
             }
         return {
             "format": CURSOR_FORMAT,
@@ -159,7 +159,7 @@ class PlanReader:
                 if source.name not in self.sources and source.samples:
                     mark = plan.stream(stage, number).mark(source.samples)
                     tokens = source.tokens_before + source.tokens
-                    digest = plan.content.indexes[source.name].bin.sha256_64mib
+                    digest = plan.content.indexes[source.name].bin.sha256
                     idle[source.name] = _standing(mark, tokens, digest)
         return {name: one for name, one in idle.items() if name not in self.sources}
 
