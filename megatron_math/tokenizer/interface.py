@@ -19,7 +19,6 @@ from megatron_math.tokenizer.encoder import (
     Row,
     UInt8s,
     differing_texts,
-    flat_rows,
     open_encoder,
 )
 
@@ -76,10 +75,6 @@ class Tokenizer(ABC):
     def encode_rows(self, texts: Sequence[str]) -> Sequence[Row]:
         """Ids of each text, in the form that costs least."""
         return self.encode_batch(texts)
-
-    def encode_flat(self, texts: Sequence[str]) -> tuple[Int32s, Int32s]:
-        """All ids one after another (int32) and the length of each text (int32)."""
-        return flat_rows(self.encode_rows(texts))
 
     def open_encoder(self, engine: str = "auto") -> Encoder:
         """The encoder that all threads of this process share.
