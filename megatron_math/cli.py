@@ -1,5 +1,6 @@
 """`megatron-math VERB`: parse, call the room, turn outcomes into exit codes (0, 1, 2, 75)."""
 
+import errno
 import importlib
 import json
 import sys
@@ -14,6 +15,7 @@ from megatron_math.base.config import describe_section
 from megatron_math.base.errors import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
+    EXIT_FAILED,
     EXIT_STOPPED,
     StoppedOnRequest,
     UserError,
@@ -34,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(inspect_app, name="inspect")
 console = Console()
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 RoadFile = Annotated[Path, typer.Argument(metavar="ROAD.yaml", help="the road file")]
 Overrides = Annotated[
@@ -247,6 +250,11 @@ def main(arguments: list[str] | None = None) -> int:
     except StoppedOnRequest as stopped:
         log.info("%s", stopped)
         return EXIT_STOPPED
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        sys.stderr.write(f"megatron-math: {error}; mend that and give the same command again\n")
+        return EXIT_FAILED
     except SystemExit as leaving:  # how typer ends: 0, 2 for bad usage, or a rank's own code
         return leaving.code if isinstance(leaving.code, int) else EXIT_DONE
     return EXIT_DONE

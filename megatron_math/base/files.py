@@ -42,6 +42,10 @@ def atomic_open(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         fsync_folder(path.parent)
+    except OSError as error:
+        if error.filename is None:  # a full disk is told of by write(), which knows no name
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

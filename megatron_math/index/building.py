@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_math.base.errors import UserError
 from megatron_math.base.files import CHUNK_BYTES, sha256_file
 from megatron_math.dataset.documents import ROLES
 from megatron_math.index.journal import beside, partial
 from megatron_math.index.recipes import Recipe
 from megatron_math.index.record_ids import RecordIdsWriter
 from megatron_math.index.workers import EncodedColumn
+from megatron_math.native.index_reader import HEADER_BYTES
 from megatron_math.native.index_writer import IndexWriter
 from megatron_math.native.output_file import OutputFile
 
@@ -73,9 +75,14 @@ class IndexBuilding:
             if self.counts.role_bytes:
                 self._open_roles(self.counts.role_bytes)
             self._leave.append(self._digests[".bin"].close)
-        except BaseException:
+        except BaseException as error:
             self.leave()
-            raise
+            if before is None or not isinstance(error, RuntimeError | ValueError):
+                raise
+            raise UserError(
+                f"{output.prefix} cannot be gone on with ({error}); remove the .progress.json "
+                f"beside it to start afresh"
+            ) from None
 
     def add(self, column: EncodedColumn, file: int, lines_before: int) -> None:
         """file: number among those of the index. lines_before: in that file."""
@@ -130,7 +137,7 @@ class IndexBuilding:
         tokens, documents = self.counts.tokens, self.counts.documents
         sizes = {
             partial(self.output.path(".bin")).name: tokens * self.writer.dtype.itemsize,
-            partial(self.output.path(".idx")).name: documents * 4,
+            partial(self.output.path(".idx")).name: HEADER_BYTES + documents * 4,
         }
         return sizes | {part.partial_path.name: part.num_bytes for part in self._files}
 

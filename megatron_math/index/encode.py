@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,8 @@ def _usable_entry(
     differing = [key for key in identity if entry["identity"].get(key) != identity[key]]
     if not differing and _stamps(spans[: entry["num_spans"]]) != entry["stamps"]:
         differing = ["the files read"]
-    for name, num_bytes in entry["partials"].items() if not differing else ():
+    is_writing = entry["state"] == WRITING  # later on the files get their final names, one by one
+    for name, num_bytes in entry["partials"].items() if is_writing and not differing else ():
         path = job.path.with_name(name)
         if not path.is_file() or path.stat().st_size < num_bytes:
             differing.append(f"{name} holds less than was written")
@@ -286,8 +287,9 @@ class _Encoding:
             self._is_fast,
         )
         done_bytes = self._progress.disk_bytes
-        with EncodeProgress(label, total_bytes, done_bytes, log_interval) as progress:
-            results = encode_in_order(self._tasks(encoder.keys), encoder.encode, num_workers)
+        results = encode_in_order(self._tasks(encoder.keys), encoder.encode, num_workers)
+        shown = EncodeProgress(label, total_bytes, done_bytes, log_interval)
+        with closing(results), shown as progress:  # an error here ends the threads as well
             for task, encoded in results:
                 if isinstance(task, EndOfSpan):
                     self._end_span(task.span)

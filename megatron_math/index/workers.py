@@ -7,7 +7,7 @@ one process are enough and nothing is copied between processes.
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -196,7 +196,7 @@ def _with_beginning(line: BadLine, block: Block) -> Refused:
 
 def encode_in_order(
     tasks: Iterable[Task | EndOfSpan], encode: Callable[[Task], EncodedBlock], num_workers: int
-) -> Iterator[tuple[Task, EncodedBlock] | tuple[EndOfSpan, None]]:
+) -> Generator[tuple[Task, EncodedBlock] | tuple[EndOfSpan, None]]:
     """Every task with its result, in the order of `tasks`, whatever `num_workers` is.
 
     One thread reads, `num_workers` encode. Raises what `tasks` or `encode` raised, in its place.

@@ -109,7 +109,7 @@ def lines_of(seed: int, count: int) -> bytes:
     return b"\n".join(lines) + b"\n" * (seed % 2)
 
 
-def write_corpora(folder: Path, count: int = 220) -> list[Path]:
+def write_corpora(folder: Path, count: int = 150) -> list[Path]:
     """Plain lines of many units, a packed file, parquet, an empty and a small file."""
     import pyarrow
     from pyarrow import parquet

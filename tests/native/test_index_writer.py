@@ -11,7 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megatron_math.native.index_writer import IndexWriter, token_dtype
+from megatron_math.native import reference_index_writer
+from megatron_math.native.index_writer import (
+    IndexWriter,
+    frame_documents,
+    frame_roles,
+    token_dtype,
+)
+from megatron_math.native.output_file import OutputFile
 from megatron_math.native.reference_index_writer import ReferenceIndexWriter
 
 
@@ -221,3 +228,126 @@ def test_a_full_disk_leaves_the_old_pair(tmp_path: Path, num_documents: int) -> 
 def test_dtype_boundary_is_cores() -> None:
     assert token_dtype(65499) == np.uint16
     assert token_dtype(65500) == np.int32
+
+
+def test_a_kept_writer_is_continued(tmp_path: Path) -> None:
+    """What follows the known documents is cut off, whatever it is, finished or not."""
+    documents = documents_of(500, count=90)
+    whole = ReferenceIndexWriter(tmp_path / "whole", 500)
+    whole.add_documents(*flat(documents, whole.dtype))
+    whole.finish()
+    known = sum(map(len, documents[:40]))
+    for name, count, completes in (("a", 40, False), ("b", 70, False), ("c", 40, True)):
+        with IndexWriter(tmp_path / name, 500) as writer:
+            writer.add_documents(*flat(documents[:count], writer.dtype))
+            writer.flush()
+            writer.sync_data()
+            writer.keep()
+            if completes:
+                writer.complete()
+        partials = sorted(path.name for path in tmp_path.glob(f"{name}.*"))
+        assert partials == [f"{name}.bin.partial", f"{name}.idx.partial"]
+        with IndexWriter(tmp_path / name, 500, after=(40, known)) as writer:
+            assert (writer.num_documents, writer.num_tokens) == (40, known)
+            writer.add_documents(*flat(documents[40:], writer.dtype))
+            writer.finish()
+        assert pair(tmp_path / name) == pair(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("after", "vocabulary_size", "error", "message"),
+    [
+        ((5, 12), 500, OSError, "holds 24 bytes, but|holds 50 bytes, but 54 were written before"),
+        ((4, 11), 500, RuntimeError, "the lengths account for 24 bytes .* holds 22"),
+        ((4, 12), 70_000, (OSError, ValueError), "24 bytes, but 48|is not the beginning of an ind"),
+        ((2**62, 0), 500, ValueError, "an index cannot have"),
+    ],
+)
+def test_files_that_are_not_what_was_kept_are_refused(
+    tmp_path: Path,
+    after: tuple[int, int],
+    vocabulary_size: int,
+    error: type[Exception],
+    message: str,
+) -> None:
+    with IndexWriter(tmp_path / "x", 500) as writer:
+        writer.add_documents(*flat([[1, 2, 3]] * 4, writer.dtype))
+        writer.flush()
+        writer.keep()
+    with pytest.raises(error, match=message):
+        IndexWriter(tmp_path / "x", vocabulary_size, after=after)
+    assert (tmp_path / "x.idx.partial").is_file()  # still there for whoever knows better
+
+
+def test_there_is_nothing_to_continue(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="cannot go on with it"):
+        IndexWriter(tmp_path / "x", 500, after=(1, 1))
+    assert not list(tmp_path.iterdir())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    documents=st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=8),
+    bos_id=st.sampled_from([None, 98]),
+    eod_id=st.sampled_from([None, 99]),
+    dtype=st.sampled_from([np.uint16, np.int32]),
+)
+def test_framing_is_its_twin(
+    documents: list[list[int]], bos_id: int | None, eod_id: int | None, dtype: type
+) -> None:
+    tokens, lengths = flat(documents, np.dtype(np.int32))
+    ours, twins = (
+        frame(tokens, lengths, bos_id, eod_id, np.dtype(dtype))
+        for frame in (frame_documents, reference_index_writer.frame_documents)
+    )
+    for one, other in zip(ours, twins, strict=True):
+        assert one.dtype == other.dtype
+        assert one.tolist() == other.tolist()
+    roles = (tokens % 4).astype(np.uint8)
+    shape = {"has_bos": bos_id is not None, "has_eod": eod_id is not None}
+    one, other = (
+        frame(roles, lengths, **shape, opening=0, lonely=3)
+        for frame in (frame_roles, reference_index_writer.frame_roles)
+    )
+    assert one.tolist() == other.tolist()
+    assert len(one) == len(ours[0])
+
+
+def test_framing_refuses_what_does_not_fit() -> None:
+    int32, uint16 = np.dtype(np.int32), np.dtype(np.uint16)
+    tokens, lengths = np.array([1, 70_000], np.int32), np.array([1, 1], np.int32)
+    frame_documents(tokens, lengths, None, None, int32)
+    with pytest.raises(ValueError, match="document 1 holds the ids 0 to 70000; 0 to 65535"):
+        frame_documents(tokens, lengths, None, None, uint16)
+    with pytest.raises(ValueError, match="BOS -1 or EOD 65536 is above 65535"):
+        frame_documents(tokens[:1], lengths[:1], None, 65536, uint16)
+    with pytest.raises(ValueError, match="2 documents sum to 2, but 1 tokens"):
+        frame_documents(tokens[:1], lengths, None, 9, int32)
+    with pytest.raises(ValueError, match=r"lengths\[0\] is -1"):
+        frame_documents(tokens, np.array([-1, 3], np.int32), None, 9, int32)
+    with pytest.raises(ValueError, match="2 documents sum to 2, but 1 tokens"):
+        frame_roles(np.zeros(1, np.uint8), lengths, True, True, opening=0, lonely=0)
+
+
+def test_an_output_file_goes_on_and_is_locked(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with OutputFile(path) as file:
+        file.append(b"0123456789" * 300_000)  # beyond its buffer
+        file.append(np.arange(3, dtype=np.uint8))
+        file.flush()
+        file.overwrite(b"AB", 4)
+        file.keep()
+        assert file.num_bytes == 3_000_003
+        with pytest.raises(BlockingIOError, match="another process is writing"):
+            OutputFile(path)
+    with OutputFile(path, 12) as file:
+        file.append(memoryview(b"end"))
+        file.sync()
+        assert file.partial_path.read_bytes() == b"0123AB678901end"
+    assert file.partial_path.is_file()
+    with OutputFile(path) as file:  # afresh, and not kept
+        file.append(b"x")
+    assert not file.partial_path.exists()
+    with pytest.raises(OSError, match="the file holds 0 bytes, but 5 were written before"):
+        (tmp_path / "x.partial").touch()
+        OutputFile(path, 5)
