@@ -56,8 +56,8 @@ def run(road: Road) -> Stage:
     started = time.monotonic()
     tokenizer = _write_tokenizer(stage.folder / "tokenizer", given, config, files, road.seed)
     jobs = _jobs(stage.folder, config, files, tokenizer, None)
-    _remove_others(stage.folder, jobs)
     sidecars = {name: _index_source(name, job, config) for name, job in jobs.items()}
+    _remove_others(stage.folder, jobs)
     _finish(stage, jobs, sidecars, tokenizer, started)
     return stage
 
@@ -106,7 +106,6 @@ def run_merge(road: Road) -> Stage:
     started = time.monotonic()
     tokenizer = _write_tokenizer(folder / "tokenizer", given, config, files, road.seed)
     jobs = _jobs(folder, config, files, tokenizer, None)
-    _remove_others(folder, jobs)
     sidecars = {}
     for name, job in jobs.items():
         prefix = job.outputs[0].prefix
@@ -114,6 +113,7 @@ def run_merge(road: Road) -> Stage:
         sidecars[name] = merge_shards(prefix, parts)
         drops = [shard_stage.folder / "drops" / f"{name}.jsonl" for shard_stage in shards]
         merge_quarantines(parts, drops, job.quarantine)
+    _remove_others(folder, jobs)
     _finish(stage, jobs, sidecars, tokenizer, started)
     shutil.rmtree(folder / "shards")
     return stage

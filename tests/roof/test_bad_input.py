@@ -118,7 +118,8 @@ def test_a_world_that_the_layout_does_not_divide(
 def test_a_line_that_is_not_json_is_named(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    bad = write(tmp_path / "bad.jsonl", '{"text": "one"}', '{"text": "two"', '{"text": "three"}')
+    good = [f'{{"text": "{word} is a word of {len(word)} letters"}}' for word in dir(os)]
+    bad = write(tmp_path / "bad.jsonl", good[0], '{"text": "two"', *good[1:])
     before = files(folder)
     assert run(folder, "index", f"index.sources={{bad: {{path: {bad}}}}}") == 2
     said = capfd.readouterr().err
