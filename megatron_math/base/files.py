@@ -30,22 +30,32 @@ def fsync_file(path: Path) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError inside names `path`: read() and write(), which meet full disks, know no names."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic_open(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file that becomes `path` only when the block ends without an exception."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")  # fixed name: a kill leaves one file, reused
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with (
+            naming(path),
+            open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file,
+        ):
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         fsync_folder(path.parent)
-    except OSError as error:
-        if error.filename is None:  # a full disk is told of by write(), which knows no name
-            error.filename = str(path)
-        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -76,7 +86,7 @@ def sha256_piece(path: Path, number: int) -> bytes:
     """Digest of the file's bytes from 64 MiB x `number` on, 64 MiB at most; 32 bytes."""
     digest, chunk = hashlib.sha256(), memoryview(bytearray(CHUNK_BYTES))
     left = PIECE_BYTES
-    with open(path, "rb", buffering=0) as file:
+    with naming(path), open(path, "rb", buffering=0) as file:
         file.seek(number * PIECE_BYTES)
         while left and (got := file.readinto(chunk[: min(left, CHUNK_BYTES)])):
             digest.update(chunk[:got])

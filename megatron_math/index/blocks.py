@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol
 
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import PIECE_BYTES
+from megatron_math.base.files import PIECE_BYTES, naming
 
 UNIT_BYTES = PIECE_BYTES
 BLOCK_BYTES = 1 << 21  # of text; divides UNIT_BYTES, so that no block lies in two units
@@ -116,7 +116,7 @@ def read_blocks(
 
 
 def _line_blocks(path: Path, begin: int, stop: int | None, max_line_bytes: int) -> Iterator[Block]:
-    with open(path, "rb", buffering=0) as raw:
+    with naming(path), open(path, "rb", buffering=0) as raw:
         if path.suffix in (".gz", ".zst"):
             text = _Gzip(raw, path) if path.suffix == ".gz" else _Zstandard(raw, path)
             _skip(text, begin, path)

@@ -5,6 +5,7 @@ them, and, last, the sidecar `.json`. Until everything has been read and written
 what they had; a killed process is continued by the same call.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,7 +25,6 @@ from megatron_math.base.files import (
     atomic_open,
     num_pieces,
     read_json,
-    sha256_json,
     sha256_piece,
     write_json,
 )
@@ -67,7 +67,6 @@ JOURNAL_BYTES = 1 << 24  # of input between two entries of the journal
 JOURNAL_SECONDS = 10.0  # or so much time
 MOST_UNSAVED_BYTES = 3 * JOURNAL_BYTES  # with a slow disk: wait for it; below a unit in all
 NUM_EXAMPLES = 3
-ENGINES = ("auto", "reference")
 
 
 @dataclass(frozen=True)
@@ -154,9 +153,19 @@ def _identity(job: Job, spans: Sequence[Span]) -> dict[str, Any]:
     }
 
 
-def _stamps(spans: Sequence[Span]) -> str:
-    """Of the files behind these spans."""
-    return sha256_json([[str(s.file.path), s.file.num_bytes, s.file.changed_ns] for s in spans])
+class _Stamps:
+    """Digest of the names, sizes and times of the files behind the first spans."""
+
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self._spans, self._count, self._digest = spans, 0, hashlib.sha256()
+
+    def of_first(self, count: int) -> str:
+        """count: never fewer than in an earlier call, so that a million files cost little."""
+        for span in self._spans[self._count : count]:
+            stamp = [str(span.file.path), span.file.num_bytes, span.file.changed_ns]
+            self._digest.update(json.dumps(stamp).encode())
+        self._count = count
+        return self._digest.hexdigest()
 
 
 def _usable_entry(
@@ -167,7 +176,7 @@ def _usable_entry(
     if entry is None:
         return None
     differing = [key for key in identity if entry["identity"].get(key) != identity[key]]
-    if not differing and _stamps(spans[: entry["num_spans"]]) != entry["stamps"]:
+    if not differing and _Stamps(spans).of_first(entry["num_spans"]) != entry["stamps"]:
         differing = ["the files read"]
     is_writing = entry["state"] == WRITING  # later on the files get their final names, one by one
     for name, num_bytes in entry["partials"].items() if is_writing and not differing else ():
@@ -235,6 +244,7 @@ class _Encoding:
         self._encoder, self._differs = encoder, differs
         is_reference = job.engine == "reference" or isinstance(encoder, ReferenceEncoder)
         self._is_fast = not is_reference and differs is None
+        self._stamps = _Stamps(spans)
         self._examples: list[str] = []
         self._is_kept = entry is not None
         self._unsaved_bytes, self._last_save = 0, time.monotonic()
@@ -372,7 +382,7 @@ class _Encoding:
         now.blank += encoded.num_blank
         now.span_lines += encoded.num_lines
         now.position = _Position(now.position.span, task.block.end, task.unit)
-        self._unsaved_bytes += task.block.end - task.block.begin
+        self._unsaved_bytes += task.block.num_bytes or task.block.end - task.block.begin
 
     def _put_aside(self, task: Task, line: Refused) -> None:
         row = {
@@ -475,12 +485,12 @@ class _Encoding:
         partials = {f"{self._job.path.name}.{name}{PARTIAL}": size for name, size in logs.items()}
         for building in self._buildings:
             partials |= building.partials()
-        num_spans = min(len(self._spans), now.position.span + 1)
+        num_spans = now.position.span + (now.position.byte is not None)
         return {
             "state": state,
             "identity": self._identity,
             "num_spans": num_spans,
-            "stamps": _stamps(self._spans[:num_spans]),
+            "stamps": self._stamps.of_first(num_spans),
             "engine": {"name": self._encoder.name, "differs": self._differs},
             "progress": asdict(now),
             "counts": [asdict(building.counts) for building in self._buildings],
