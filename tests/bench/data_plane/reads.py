@@ -142,14 +142,15 @@ def random_reads(bench: Bench) -> Measured:
                 mode: each(peer(mode)) for mode in [*MODES, *MODES][len(MODES) * bench.quick :]
             }
         fastest = min(tried, key=tried.__getitem__)
-        for batch in ("16", "1"):
+        for batch, mode in (("16", fastest), ("1", fastest), ("16", "documents")):
             ours = indexed.ours("read", "--batch", batch, "--seconds", seconds)
-            pairs = alternate(bench.pairs(5), partial(each, peer(fastest)), partial(each, ours))
+            pairs = alternate(bench.pairs(5), partial(each, peer(mode)), partial(each, ours))
             rows.append(
                 ratio_row(
                     f"random {SEQUENCE_LENGTH:,}-token samples, {num_documents / 1e6:g} M documents"
                     + (", sparse .bin" if sparse else "")
-                    + (", batches of 16" if batch == "16" else ", one at a time"),
+                    + (", batches of 16" if batch == "16" else ", one at a time")
+                    + (f", core with '{mode}'" if mode != fastest else ""),
                     *(goal if batch == "16" else ("-", "-")),
                     pairs,
                     rate(pairs.peer, 1, "samples"),
