@@ -1,6 +1,6 @@
 """Kill a small tokenizing job again and again; whatever was killed must go on to the same bytes.
 
-    python tests/soak/index_kills.py [--kills 1000] [--seed 1] [--folder DIR] [--sabotage NAME]
+    python tests/soak/index_kills.py [--kills 1000] [--seed 1] [--last N] [--sabotage NAME]
 
 A job (plain lines, gzip, parquet; two indexes, one with roles; units of 4 KiB) is begun beside an
 older index, in a forked process that is killed: before or after one of its steps (every append,
@@ -134,7 +134,8 @@ def require_consistent(folder: Path) -> None:
             IndexedDocuments(prefix).check_pointers()
 
 
-def campaign(folder: Path, kills: int, seed: int) -> dict[str, Any]:
+def campaign(folder: Path, kills: int, seed: int, last: int | None) -> dict[str, Any]:
+    """last: kill at one of so many last steps only."""
     rng = random.Random(seed)
     older, newer = write_corpora(folder / "old", 30), write_corpora(folder / "in")
     before, expected = folder / "before", folder / "unbroken"
@@ -152,8 +153,8 @@ def campaign(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         shutil.copytree(before, out)
         counts["jobs"] += 1
         for _ in range(rng.randint(1, 4)):
-            way = rng.choice(WAYS)
-            first = rng.choice((1, 1, 97 * num_steps // 100))  # the last steps publish
+            way = "step before" if last else rng.choice(WAYS)
+            first = num_steps - last if last else rng.choice((1, 1, 97 * num_steps // 100))
             steps = Steps(rng.randint(first, num_steps), way == "step after" or rng.random() < 0.5)
             limit = rng.uniform(0, 1.2 * seconds) if way == "time" else None
 
@@ -236,6 +237,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary one")
+    parser.add_argument("--last", type=int, help="kill at the last so many steps (publishing)")
     parser.add_argument("--sabotage")
     args = parser.parse_args()
     set_up_logging(quiet=True)
@@ -245,7 +247,7 @@ def main() -> int:
     assert files_module.PIECE_BYTES < 1 << 20
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            found = campaign(args.folder or Path(temporary), args.kills, args.seed)
+            found = campaign(args.folder or Path(temporary), args.kills, args.seed, args.last)
         except AssertionError as error:
             print(f"seed {args.seed}: {error}", file=sys.stderr)
             return 1
