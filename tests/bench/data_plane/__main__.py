@@ -19,8 +19,7 @@ import orders
 import page
 import reads
 from bench import Bench, Measure
-
-from runs import REPOSITORY, Skip
+from timing import REPOSITORY, Skip
 
 MEASURES: dict[str, Measure] = {
     "preprocess-hf": functools.partial(indexing.against_megatron, name="hf"),

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inputs import shown
-
-from runs import Pairs
+from timing import Pairs
 
 PYTHON = Path(sys.executable)
 

@@ -22,8 +22,7 @@ from inputs import (
     whole_corpus,
 )
 from packages import VOCABULARIES, datatrove_python, vocabulary_file
-
-from runs import Skip, alternate, run
+from timing import Skip, alternate, run
 
 Command = list[str | Path]
 WORKERS_TRIED = (1, 2, 3, 4)

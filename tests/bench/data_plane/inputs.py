@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from runs import REPOSITORY
+from timing import REPOSITORY
 
 BENCH = Path(__file__).resolve().parents[1]
 SMALLEST_FULL_MB = 200

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from bench import PYTHON, Bench, Measured, Row, commands, rate, ratio_row
 from inputs import BENCH
-
-from runs import Pairs, alternate, run
+from timing import Pairs, alternate, run
 
 SEQUENCE_LENGTH = 4096
 MEAN_TOKENS = 660

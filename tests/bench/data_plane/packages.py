@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs import Skip
+from timing import Skip
 
 DATATROVE = "datatrove[io,processing]==0.10.0"
 

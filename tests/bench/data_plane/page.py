@@ -12,8 +12,7 @@ from typing import Any
 
 import psutil
 from bench import Measured
-
-from runs import REPOSITORY
+from timing import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "benchmarks" / "data_plane.md"
 RESULTS = PAGE.with_suffix(".json")

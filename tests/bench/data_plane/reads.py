@@ -8,8 +8,7 @@ from pathlib import Path
 from bench import PYTHON, Bench, Measured, Row, commands, rate, ratio_row
 from inputs import BENCH, warm
 from orders import MEAN_TOKENS, SEQUENCE_LENGTH
-
-from runs import alternate, run
+from timing import alternate, run
 
 Command = list[str | Path]
 MODES = {
