@@ -310,11 +310,12 @@ class BlendOrder {
   }
 
   // Writes source numbers until `room` are written, the sum of all samples reaches `max_tokens`,
-  // every source has ended or one waits. Returns how many were written.
+  // every source has ended or one waits; to `samples`, unless it is null, the number of each sample
+  // among all that its source was fed. Returns how many were written.
   template <typename Number>
-  int64_t choose(Number* order, int64_t room, int64_t max_tokens) {
-    return scans_ ? choose_by<true>(order, room, max_tokens)
-                  : choose_by<false>(order, room, max_tokens);
+  int64_t choose(Number* order, int64_t* samples, int64_t room, int64_t max_tokens) {
+    return scans_ ? choose_by<true>(order, samples, room, max_tokens)
+                  : choose_by<false>(order, samples, room, max_tokens);
   }
 
  private:
@@ -343,7 +344,7 @@ class BlendOrder {
   }
 
   template <bool kScans, typename Number>
-  int64_t choose_by(Number* order, int64_t room, int64_t max_tokens) {
+  int64_t choose_by(Number* order, int64_t* samples, int64_t room, int64_t max_tokens) {
     int64_t count = 0;
     max_tokens = std::min(max_tokens, kMaxTokens);
     while (waiting_.empty() && num_live_ > 0 && total_ < max_tokens && count < room) {
@@ -354,6 +355,7 @@ class BlendOrder {
       }
       Source& source = sources_[best];
       const int64_t size = *source.next;
+      if (samples != nullptr) samples[count] = fed_[best] - source.left;
       source.next += source.stride;
       --source.left;
       source.given += size;
@@ -455,7 +457,8 @@ class BlendOrder {
 
   [[noreturn]] void refuse_size(int32_t j, int64_t size) {
     wait(j);
-    throw std::invalid_argument("sample " + std::to_string(fed_[j] - sources_[j].left) +
+    fed_[j] -= sources_[j].left;  // what has been refused has not been fed
+    throw std::invalid_argument("sample " + std::to_string(fed_[j]) +
                                 " of source " + std::to_string(j) + " has " + std::to_string(size) +
                                 " tokens after " + std::to_string(sources_[j].given) +
                                 "; it must have 1 to " + std::to_string(length_) +

@@ -141,13 +141,18 @@ class BlendOrder {
     sizes_[source] = sizes;
   }
 
-  int64_t choose(py::array out, int64_t max_tokens) {
+  int64_t choose(py::array out, int64_t max_tokens, std::optional<Int64Array> samples) {
     require_axes(out, 1, "out");
+    if (samples && (samples->ndim() != 1 || samples->size() < out.size())) {
+      throw std::invalid_argument("samples must have one axis and " + std::to_string(out.size()) +
+                                  " elements at least");
+    }
+    int64_t* const numbers = samples ? samples->mutable_data() : nullptr;
     const py::dtype type = out.dtype();
-    if (type.equal(py::dtype::of<uint8_t>())) return choose_as<uint8_t>(out, max_tokens);
-    if (type.equal(py::dtype::of<uint16_t>())) return choose_as<uint16_t>(out, max_tokens);
-    if (type.equal(py::dtype::of<uint32_t>())) return choose_as<uint32_t>(out, max_tokens);
-    if (type.equal(py::dtype::of<int32_t>())) return choose_as<int32_t>(out, max_tokens);
+    if (type.equal(py::dtype::of<uint8_t>())) return choose_as<uint8_t>(out, numbers, max_tokens);
+    if (type.equal(py::dtype::of<uint16_t>())) return choose_as<uint16_t>(out, numbers, max_tokens);
+    if (type.equal(py::dtype::of<uint32_t>())) return choose_as<uint32_t>(out, numbers, max_tokens);
+    if (type.equal(py::dtype::of<int32_t>())) return choose_as<int32_t>(out, numbers, max_tokens);
     throw py::type_error("out must be uint8, uint16, uint32 or int32, found " +
                          py::str(type).cast<std::string>());
   }
@@ -194,7 +199,7 @@ class BlendOrder {
   }
 
   template <typename Number>
-  int64_t choose_as(py::array& out, int64_t max_tokens) {
+  int64_t choose_as(py::array& out, int64_t* samples, int64_t max_tokens) {
     if (order_.num_sources() - 1 > static_cast<int64_t>(std::numeric_limits<Number>::max())) {
       throw std::invalid_argument(std::to_string(order_.num_sources()) +
                                   " sources cannot be numbered by out's " +
@@ -207,7 +212,7 @@ class BlendOrder {
     const int64_t room = out.size();
     const Caller caller(*this);
     py::gil_scoped_release release;
-    return order_.choose(data, room, max_tokens);
+    return order_.choose(data, samples, room, max_tokens);
   }
 
   order::BlendOrder order_;
@@ -239,7 +244,8 @@ void bind_order(py::module_& m) {
            py::arg("most_scanned"))
       .def("feed", &BlendOrder::feed, py::arg("source"), py::arg("sizes").noconvert(),
            py::arg("more"))
-      .def("choose", &BlendOrder::choose, py::arg("out").noconvert(), py::arg("max_tokens"))
+      .def("choose", &BlendOrder::choose, py::arg("out").noconvert(), py::arg("max_tokens"),
+           py::arg("samples").noconvert())
       .def("given", &BlendOrder::given)
       .def("waiting", &BlendOrder::waiting);
 }

@@ -150,11 +150,17 @@ class BlendOrder:
         follow. They are read in place: np.broadcast_to(length, count) is as good as an array."""
         self._native.feed(source, sizes, more)
 
-    def choose(self, out: npt.NDArray[np.integer], max_tokens: int) -> int:
+    def choose(
+        self,
+        out: npt.NDArray[np.integer],
+        max_tokens: int,
+        samples: Int64Array | None = None,
+    ) -> int:
         """Write source numbers into `out` (uint8, uint16, uint32 or int32; it may be a memory map)
         until it is full, the tokens of all samples since the start reach max_tokens, all sources
-        have ended, or one waits. Returns how many were written."""
-        return self._native.choose(out, max_tokens)
+        have ended, or one waits. samples: as long as `out`; takes the number of each sample among
+        all that its source was fed. Returns how many were written."""
+        return self._native.choose(out, max_tokens, samples)
 
     def given(self) -> Int64Array:
         """Tokens that each source has given."""

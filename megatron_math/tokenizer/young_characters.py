@@ -6,8 +6,12 @@ gigatoken 0.10.1 knows 17: of all 1,112,064 characters exactly the 4,803 that ar
 other ids in some context. So texts with a character younger than Unicode 15.0 are the reference's.
 """
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
+
+from megatron_math.native.texts import find_texts_with
 
 # Assigned since 15.1, 18 included; gaps in which no older character lies are filled.
 YOUNG = """
@@ -21,38 +25,19 @@ YOUNG = """
 1F8B2-1F8D8 1FA54-1FA57 1FA89-1FA8F 1FABE 1FAC6-1FACD 1FADC-1FADF 1FAE9-1FAEF 1FAF9-1FAFA
 1FBCB-1FBEF 1FBFA 2B739-2B73F 2B81E 2CEA2-2CEAD 2EBF0-2EE5D 323B0-33479 3D000-3FC3F
 """
-FIRST_LEAD = 0xE0  # U+0800 and up have three bytes or four, and the first of them is this or more
 
 
-def _young_table() -> npt.NDArray[np.bool_]:
-    table = np.zeros(0x110000, dtype=bool)
+@cache
+def _is_young() -> npt.NDArray[np.uint8]:
+    table = np.zeros(0x110000, dtype=np.uint8)
     for part in YOUNG.split():
         first, _, last = part.partition("-")
-        table[int(first, 16) : int(last or first, 16) + 1] = True
+        table[int(first, 16) : int(last or first, 16) + 1] = 1
     return table
-
-
-_IS_YOUNG = _young_table()
-_BEGINS_YOUNG = np.zeros((256, 256), dtype=bool)  # whether a young character begins with two bytes
-for _code_point in np.flatnonzero(_IS_YOUNG).tolist():
-    _BEGINS_YOUNG[tuple(chr(_code_point).encode()[:2])] = True
 
 
 def young_texts(
     text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """Indexes of the texts, text[offsets[i]:offsets[i + 1]] in UTF-8, with a young character."""
-    start, end = int(offsets[0]), int(offsets[-1])
-    part = text[start:end]
-    at = np.flatnonzero(part >= FIRST_LEAD)
-    at = at[_BEGINS_YOUNG[part[at], part[at + 1]]]
-    if len(at) == 0:
-        return at
-    lead, has_four = part[at].astype(np.int64), part[at] >= 0xF0
-    code_points = np.where(has_four, lead & 0x07, lead & 0x0F)
-    for place in (1, 2):
-        code_points = code_points << 6 | part[at + place] & 0x3F
-    fourth = part[np.minimum(at + 3, len(part) - 1)] & 0x3F
-    code_points = np.where(has_four, code_points << 6 | fourth, code_points)
-    found = at[_IS_YOUNG[code_points]] + start
-    return np.unique(np.searchsorted(offsets, found, side="right") - 1)
+    return find_texts_with(text, offsets, _is_young())

@@ -251,8 +251,12 @@ def test_a_sample_decodes_its_own_segments_only(pack, monkeypatch):
 def test_tables_in_many_parts_are_tables_in_one(align, monkeypatch):
     lengths = np.random.default_rng(1).integers(0, 90, 5_000)
 
+    planned = plan_stream(StreamSettings(64, align=align), lengths, num_held_out=300)
+    rows = [planned.segments.read(row).lengths for row in range(40)]  # two epochs and more
+    slots = [int((-(-row // align) * align).sum()) for row in rows]
+
     def make():
-        planned = plan_stream(StreamSettings(64, align=align), lengths)
+        planned = plan_stream(StreamSettings(64, align=align), lengths, num_held_out=300)
         sizes = np.concatenate([next(chunk)[0] for chunk in [planned.sizes()] for _ in range(9)])
         return planned.table(9_000), sizes[:3_000]
 
@@ -261,6 +265,7 @@ def test_tables_in_many_parts_are_tables_in_one(align, monkeypatch):
     parts, parted_sizes = make()
     assert whole.shape == parts.shape
     assert (whole == parts).all()
+    assert whole[:, :41].tolist() == [[0, *np.cumsum([*map(sum, rows)])], [0, *np.cumsum(slots)]]
     common = min(len(sizes), len(parted_sizes))
     assert common > 100
     assert (sizes[:common] == parted_sizes[:common]).all()

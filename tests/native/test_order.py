@@ -253,7 +253,12 @@ def blend_by(mix, max_tokens, most_scanned):
     for source, (tokens, follow) in enumerate(zip(sizes, more, strict=True)):
         blend.feed(source, tokens, follow)
     out = np.empty(sum(map(len, sizes)) + 1, dtype=np.int32)
-    return out[: blend.choose(out, max_tokens)], blend.given()
+    numbers = np.empty(len(out), dtype=np.int64)
+    count = blend.choose(out, max_tokens, numbers)
+    for source in range(len(shares)):
+        mine = numbers[:count][out[:count] == source]
+        assert np.array_equal(mine, np.arange(len(mine)))
+    return out[:count], blend.given()
 
 
 @given(mixes())
@@ -373,9 +378,19 @@ def test_a_blend_refuses_what_would_bend_its_order():
         blend.choose(out.astype(np.float32), 100)
     with pytest.raises(ValueError, match="gaps"):
         blend.choose(out[::2], 100)
+    with pytest.raises(ValueError, match="samples must have one axis and 4 elements"):
+        blend.choose(out, 100, np.empty(3, dtype=np.int64))
     blend.feed(1, int64(8, 8, 8)[::2], True)
     assert blend.choose(out, 100) == 1
     assert blend.waiting() == [0]
+    blend.feed(0, int64(8), True)
+    numbers = np.full(4, -1, dtype=np.int64)
+    count = blend.choose(out, 100, numbers)
+    taken = {0: 1, 1: 0}
+    for source, number in zip(out[:count].tolist(), numbers.tolist(), strict=False):
+        assert number == taken[source]
+        taken[source] += 1
+    assert taken == {0: 2, 1: 1}
 
 
 def test_blend_order_is_exact_beyond_32_bits():

@@ -1,7 +1,7 @@
 """Our order of one epoch with every id delivered: what a plan computes and what a reader decodes.
 
-First the plan's pass (tokens of every segment), then, segment by segment in threads, the document
-at each position and where each sample begins (position, token). Prints {"seconds",
+First the plan's pass (tokens of every segment), then, some segments at a time in threads, the
+document at each position and where each sample begins (position, token). Prints {"seconds",
 "plan_seconds", "documents", "samples"}; that the documents are a permutation is checked after the
 clock has stopped.
 """
@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from megatron_math.native.order import epoch_documents, segment_totals
+from megatron_math.native.order import document_totals, epoch_documents
 
 SPLIT_KEY, EPOCH_KEY = 0x1234_5678_9ABC_DEF0, 0x0FED_CBA9_8765_4321
 SEGMENT_DOCUMENTS = 256
-AT_ONCE = 1 << 16
+AT_ONCE = 1 << 14
 
 
 def main() -> None:
@@ -29,15 +29,16 @@ def main() -> None:
     lengths = np.load(args.lengths)
     num_documents, length = len(lengths), args.sequence_length
     firsts = range(0, num_documents, AT_ONCE)
+    num_parts = 4 * args.threads
+    edges = [part * num_documents // num_parts for part in range(num_parts + 1)]
 
-    def totals(first: int) -> np.ndarray:
-        number = min(AT_ONCE, num_documents - first)
-        return segment_totals(
-            lengths, SPLIT_KEY, EPOCH_KEY, 0, 1, SEGMENT_DOCUMENTS,
-            first // SEGMENT_DOCUMENTS, -(-number // SEGMENT_DOCUMENTS),
-        )  # fmt: skip
+    def totals(part: int) -> np.ndarray:
+        first, end = edges[part : part + 2]
+        return document_totals(
+            lengths[first:end], first, num_documents, SPLIT_KEY, EPOCH_KEY, 0, 1, SEGMENT_DOCUMENTS
+        )
 
-    documents = np.empty(num_documents, dtype=np.int64)
+    documents = np.empty(num_documents, dtype=np.int32)  # as core's
 
     def deliver(first: int) -> np.ndarray:
         number = min(AT_ONCE, num_documents - first)
@@ -51,7 +52,7 @@ def main() -> None:
 
     begun = time.perf_counter()
     with ThreadPoolExecutor(args.threads) as threads:
-        table = np.concatenate(list(threads.map(totals, firsts)))[:, 0]
+        table = sum(threads.map(totals, range(num_parts)))[:, 0]
         tokens_before = np.concatenate([[0], np.cumsum(table)])
         planned = time.perf_counter()
         samples = np.concatenate(list(threads.map(deliver, firsts)))

@@ -380,6 +380,7 @@ void check_blend(Input& input) {
   for (const int64_t most_scanned : {int64_t{0}, order::kMostScanned}) {
     order::BlendOrder blend(targets, sequence_length, given, most_scanned);
     std::vector<std::size_t> fed(num_sources, 0);
+    std::vector<int64_t> num_chosen(num_sources, 0);
     std::vector<int32_t> found;
     const bool was_refused = refused([&] {
       for (;;) {
@@ -390,8 +391,15 @@ void check_blend(Input& input) {
           fed[j] += count;
         }
         std::vector<int32_t> stretch(room);
-        const int64_t count = blend.choose(stretch.data(), room, max_tokens);
+        std::vector<int64_t> numbers(room);
+        const bool counts = room % 2 == 0;
+        const int64_t count =
+            blend.choose(stretch.data(), counts ? numbers.data() : nullptr, room, max_tokens);
         if (count == 0) break;
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t number = num_chosen[stretch[i]]++;
+          require(!counts || numbers[i] == number, "the sample's number within its source");
+        }
         found.insert(found.end(), stretch.begin(), stretch.begin() + count);
       }
     });
