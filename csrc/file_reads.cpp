@@ -1,43 +1,20 @@
-// Scattered parts of a file that is too large to be mapped: each by its own pread, so that nothing
-// but the bytes asked for is read, is kept in this process, or can end it with a signal.
+// Python's door to scattered reads of a large file.
+#include "file_reads.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
 #include <stdexcept>
 #include <string>
 
 #include "keyed_permutation.h"
-#include "output_file.h"
 
 namespace py = pybind11;
 
 namespace {
 
 using Int64Array = py::array_t<int64_t, py::array::c_style>;
-
-struct File {
-  int descriptor;
-  const std::string& path;
-
-  void read(char* into, int64_t size, int64_t begin) const {
-    for (int64_t done = 0; done < size;) {
-      const ssize_t got = ::pread(descriptor, into + done, static_cast<std::size_t>(size - done),
-                                  static_cast<off_t>(begin + done));
-      if (got > 0) {
-        done += got;
-      } else if (got == 0 || errno != EINTR) {
-        const int code = got == 0 ? EIO : errno;
-        throw FileError(code, "cannot read " + std::to_string(size) + " bytes at " +
-                                  std::to_string(begin) + ": " +
-                                  (got == 0 ? "the file ends there" : std::strerror(code)), path);
-      }
-    }
-  }
-};
 
 void check_range(int64_t begin, int64_t size) {
   if (begin < 0 || size < 0 || begin > order::kMaxItems || size > order::kMaxItems) {
@@ -63,7 +40,7 @@ py::array_t<uint8_t> read_ranges(int descriptor, const std::string& path, const 
   char* into = reinterpret_cast<char*>(bytes.mutable_data());
   {
     py::gil_scoped_release release;
-    const File file{descriptor, path};
+    const FileReads file{descriptor, path};
     for (int64_t i = 0; i < count; into += size[i++]) file.read(into, size[i], begin[i]);
   }
   return bytes;

@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "blend_order.h"
+#include "concat_pieces.h"
 #include "epoch.h"
 #include "keyed_permutation.h"
 #include "pack_index.h"
@@ -100,6 +101,29 @@ py::array_t<int64_t> document_totals(const Int32Array& lengths, int64_t first_do
   return to_array(std::move(rows), 2);
 }
 
+py::tuple concat_pieces(const Int32Array& lengths, uint64_t split_key, int64_t num_held_out,
+                        const py::array_t<uint64_t, py::array::c_style>& epoch_keys,
+                        int64_t first_epoch, int64_t start_position, int64_t segment_documents,
+                        int64_t align, const Int64Array& slots_before, int64_t sequence_length,
+                        const Int64Array& samples) {
+  require_axes(lengths, 1, "lengths");
+  require_axes(epoch_keys, 1, "epoch_keys");
+  require_axes(slots_before, 1, "slots_before");
+  require_axes(samples, 1, "samples");
+  const order::ConcatStream stream{
+      bytes_of(lengths), lengths.size(), split_key, num_held_out, epoch_keys.data(),
+      epoch_keys.size(), first_epoch, start_position, segment_documents, align,
+      slots_before.data(), slots_before.size() - 1};
+  const int64_t* const numbers = samples.data();
+  const int64_t count = samples.size();
+  order::Pieces pieces;
+  {
+    py::gil_scoped_release release;
+    pieces = order::concat_pieces(stream, sequence_length, numbers, count);
+  }
+  return py::make_tuple(to_array(std::move(pieces.rows), 5), to_array(std::move(pieces.starts)));
+}
+
 py::tuple pack_index(const Int64Array& lengths, int64_t sequence_length, int64_t align,
                      int64_t window) {
   require_axes(lengths, 1, "lengths");
@@ -115,6 +139,31 @@ py::tuple pack_index(const Int64Array& lengths, int64_t sequence_length, int64_t
                           [](void* pieces) { delete[] static_cast<int64_t*>(pieces); });
   return py::make_tuple(py::array_t<int64_t>({packs.num_pieces, int64_t{3}}, data, owner),
                         to_array(std::move(packs.starts)));
+}
+
+// How often values[i] stands in order[begins[i]] .. order[ends[i] - 1].
+template <typename Number>
+py::array_t<int64_t> count_equal(const py::array_t<Number, py::array::c_style>& order,
+                                 const Int64Array& begins, const Int64Array& ends,
+                                 const Int64Array& values) {
+  for (const auto* array : {&begins, &ends, &values}) require_axes(*array, 1, "a range");
+  require_axes(order, 1, "order");
+  if (begins.size() != ends.size() || begins.size() != values.size()) {
+    throw std::invalid_argument("begins, ends and values must be of one size");
+  }
+  py::array_t<int64_t> counts(begins.size());
+  for (int64_t i = 0; i < begins.size(); ++i) {
+    const int64_t begin = begins.at(i), end = ends.at(i), value = values.at(i);
+    if (begin < 0 || end < begin || end > order.size()) {
+      throw std::invalid_argument("range " + std::to_string(begin) + " to " + std::to_string(end) +
+                                  " of " + std::to_string(order.size()) + " numbers");
+    }
+    const Number* const numbers = order.data();
+    int64_t count = 0;
+    for (int64_t k = begin; k < end; ++k) count += numbers[k] == value;
+    counts.mutable_at(i) = count;
+  }
+  return counts;
 }
 
 std::vector<int64_t> to_vector(const Int64Array& array) {
@@ -234,8 +283,20 @@ void bind_order(py::module_& m) {
         py::arg("first_document"), py::arg("num_documents"), py::arg("split_key"),
         py::arg("epoch_key"), py::arg("num_held_out"), py::arg("align"),
         py::arg("segment_documents"));
+  m.def("concat_pieces", &concat_pieces, py::arg("lengths").noconvert(), py::arg("split_key"),
+        py::arg("num_held_out"), py::arg("epoch_keys").noconvert(), py::arg("first_epoch"),
+        py::arg("start_position"), py::arg("segment_documents"), py::arg("align"),
+        py::arg("slots_before").noconvert(), py::arg("sequence_length"),
+        py::arg("samples").noconvert());
   m.def("pack_index", &pack_index, py::arg("lengths").noconvert(), py::arg("sequence_length"),
         py::arg("align"), py::arg("window"));
+  const auto def_count = [&](auto number) {
+    m.def("count_equal", &count_equal<decltype(number)>, py::arg("order").noconvert(),
+          py::arg("begins").noconvert(), py::arg("ends").noconvert(),
+          py::arg("values").noconvert());
+  };
+  def_count(uint16_t{});
+  def_count(uint32_t{});
   py::class_<BlendOrder>(m, "BlendOrder")
       .def(py::init<const Int64Array&, const Int64Array&, const Int64Array&, int64_t,
                     const Int64Array&, std::optional<int64_t>>(),

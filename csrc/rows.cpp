@@ -3,11 +3,14 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <memory>
 #include <new>
 #include <vector>
+
+#include "file_reads.h"
 
 namespace py = pybind11;
 
@@ -96,27 +99,73 @@ py::tuple empty_rows(int64_t num_rows, int64_t sequence_length) {
                         array(int32_t{}, 3 * wide + narrow), array(int64_t{}, 2 * wide));
 }
 
+// The tokens of a corpus whose roles do not matter, read from its file piece by piece.
 template <typename Token>
-void read_rows_of(const py::array& bin, const ByteArray* roles, const ByteArray* role_counts,
-                  const order::RowPieces& pieces, const int64_t* row_numbers,
-                  const order::RowLayout& layout, int64_t num_rows, const order::Row& batch) {
-  const order::Corpus<Token> corpus{
-      static_cast<const char*>(bin.data()), static_cast<int64_t>(bin.size()),
-      roles ? roles->data() : nullptr, role_counts ? role_counts->data() : nullptr};
-  py::gil_scoped_release release;
-  order::check_row_pieces(pieces, corpus.num_tokens, layout.sequence_length);
+class CorpusFile {
+ public:
+  static constexpr const uint8_t* roles = nullptr;
+  static constexpr const uint8_t* role_counts = nullptr;
+
+  explicit CorpusFile(const FileReads& file) : file_(file) {}
+
+  const char* tokens(int64_t first, int64_t count) {
+    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(Token);
+    if (scratch_.size() < bytes) scratch_.resize(bytes);
+    file_.read(scratch_.data(), static_cast<int64_t>(bytes),
+               first * static_cast<int64_t>(sizeof(Token)));
+    return scratch_.data();
+  }
+
+ private:
+  const FileReads& file_;
+  std::vector<char> scratch_;
+};
+
+// Where rows go: those of a batch, by their numbers.
+struct Target {
+  order::Row batch;
+  int64_t num_rows;
+  const int64_t* row_numbers;
+};
+
+template <typename Token, typename Source>
+void write_rows(Source& source, int64_t num_tokens, const order::RowPieces& pieces,
+                const order::RowLayout& layout, const Target& target) {
+  order::check_row_pieces(pieces, num_tokens, layout.sequence_length);
   for (int64_t b = 0; b < pieces.num_rows; ++b) {
-    if (row_numbers[b] < 0 || row_numbers[b] >= num_rows) {
-      throw std::invalid_argument("row " + std::to_string(row_numbers[b]) + " of a batch of " +
-                                  std::to_string(num_rows));
+    if (target.row_numbers[b] < 0 || target.row_numbers[b] >= target.num_rows) {
+      throw std::invalid_argument("row " + std::to_string(target.row_numbers[b]) +
+                                  " of a batch of " + std::to_string(target.num_rows));
     }
   }
-  order::RowWriter<Token> writer(corpus, layout);
+  order::RowWriter<Token, Source> writer(source, layout);
+  const order::Row& batch = target.batch;
   for (int64_t b = 0; b < pieces.num_rows; ++b) {
-    const int64_t at = row_numbers[b] * layout.sequence_length;
+    const int64_t at = target.row_numbers[b] * layout.sequence_length;
     writer.write(pieces.pieces + 3 * pieces.starts[b], pieces.starts[b + 1] - pieces.starts[b],
                  {batch.tokens + at, batch.labels + at, batch.loss_mask + at,
                   batch.document_ids + at, batch.position_ids + at});
+  }
+}
+
+// read(Token{}) with the type that a corpus of this dtype has.
+template <typename Read>
+void with_token_type(const py::dtype& type, const Read& read) {
+  if (type.equal(py::dtype::of<uint16_t>())) {
+    read(uint16_t{});
+  } else if (type.equal(py::dtype::of<int32_t>())) {
+    read(int32_t{});
+  } else if (type.equal(py::dtype::of<uint8_t>())) {
+    read(uint8_t{});
+  } else if (type.equal(py::dtype::of<int8_t>())) {
+    read(int8_t{});
+  } else if (type.equal(py::dtype::of<int16_t>())) {
+    read(int16_t{});
+  } else if (type.equal(py::dtype::of<int64_t>())) {
+    read(int64_t{});
+  } else {
+    throw py::type_error("the corpus has dtype " + py::str(type).cast<std::string>() +
+                         ", which no index of token ids has");
   }
 }
 
@@ -125,6 +174,35 @@ void require_flat(const py::array& array, const char* name) {
     throw std::invalid_argument(std::string(name) + " must be a flat array without gaps");
   }
 }
+
+// The arrays of a batch and which of their rows are meant, checked.
+struct Asked {
+  Asked(const Int64Array& pieces, const Int64Array& row_starts, const Int64Array& row_numbers,
+        py::array_t<int64_t, py::array::c_style>& tokens,
+        py::array_t<int64_t, py::array::c_style>& labels,
+        py::array_t<float, py::array::c_style>& loss_mask,
+        py::array_t<int32_t, py::array::c_style>& document_ids,
+        py::array_t<int64_t, py::array::c_style>& position_ids) {
+    if (pieces.ndim() != 2 || pieces.shape(1) != 3 || row_starts.ndim() != 1 ||
+        row_starts.size() < 1 || row_numbers.ndim() != 1 ||
+        row_numbers.size() + 1 != row_starts.size() || tokens.ndim() != 2) {
+      throw std::invalid_argument("pieces must be [P, 3], row_starts [B + 1], row_numbers [B]");
+    }
+    const int64_t num_rows = tokens.shape(0);
+    length = tokens.shape(1);
+    target = {{writable(tokens, num_rows, length, "tokens"),
+               writable(labels, num_rows, length, "labels"),
+               writable(loss_mask, num_rows, length, "loss_mask"),
+               writable(document_ids, num_rows, length, "document_ids"),
+               writable(position_ids, num_rows, length, "position_ids")},
+              num_rows, row_numbers.data()};
+    rows = {pieces.data(), static_cast<int64_t>(pieces.shape(0)), row_starts.data(),
+            static_cast<int64_t>(row_starts.size()) - 1};
+  }
+  int64_t length;
+  Target target;
+  order::RowPieces rows;
+};
 
 void read_rows(const py::array& bin, const Int64Array& pieces, const Int64Array& row_starts,
                int64_t pad_id, bool attend_across, const py::object& roles_or_none,
@@ -135,20 +213,8 @@ void read_rows(const py::array& bin, const Int64Array& pieces, const Int64Array&
                py::array_t<int32_t, py::array::c_style> document_ids,
                py::array_t<int64_t, py::array::c_style> position_ids) {
   require_flat(bin, "bin");
-  if (pieces.ndim() != 2 || pieces.shape(1) != 3 || row_starts.ndim() != 1 ||
-      row_starts.size() < 1 || row_numbers.ndim() != 1 ||
-      row_numbers.size() + 1 != row_starts.size() || tokens.ndim() != 2) {
-    throw std::invalid_argument("pieces must be [P, 3], row_starts [B + 1], row_numbers [B]");
-  }
-  const int64_t num_rows = tokens.shape(0), length = tokens.shape(1);
-  const order::Row batch{writable(tokens, num_rows, length, "tokens"),
-                         writable(labels, num_rows, length, "labels"),
-                         writable(loss_mask, num_rows, length, "loss_mask"),
-                         writable(document_ids, num_rows, length, "document_ids"),
-                         writable(position_ids, num_rows, length, "position_ids")};
-  const order::RowPieces rows{pieces.data(), static_cast<int64_t>(pieces.shape(0)),
-                              row_starts.data(), static_cast<int64_t>(row_starts.size()) - 1};
-  const order::RowLayout layout{length, pad_id, attend_across};
+  const Asked asked(pieces, row_starts, row_numbers, tokens, labels, loss_mask, document_ids,
+                    position_ids);
   ByteArray roles, role_counts;
   if (roles_or_none.is_none() != role_counts_or_none.is_none()) {
     throw std::invalid_argument("roles and role_counts belong together");
@@ -167,27 +233,39 @@ void read_rows(const py::array& bin, const Int64Array& pieces, const Int64Array&
           std::to_string(role_counts.size()));
     }
   }
-  const auto read = [&](auto token) {
-    read_rows_of<decltype(token)>(bin, by_role ? &roles : nullptr, by_role ? &role_counts : nullptr,
-                                  rows, row_numbers.data(), layout, num_rows, batch);
-  };
-  const py::dtype type = bin.dtype();
-  if (type.equal(py::dtype::of<uint16_t>())) {
-    read(uint16_t{});
-  } else if (type.equal(py::dtype::of<int32_t>())) {
-    read(int32_t{});
-  } else if (type.equal(py::dtype::of<uint8_t>())) {
-    read(uint8_t{});
-  } else if (type.equal(py::dtype::of<int8_t>())) {
-    read(int8_t{});
-  } else if (type.equal(py::dtype::of<int16_t>())) {
-    read(int16_t{});
-  } else if (type.equal(py::dtype::of<int64_t>())) {
-    read(int64_t{});
-  } else {
-    throw py::type_error("bin has dtype " + py::str(type).cast<std::string>() +
-                         ", which no index of token ids has");
+  with_token_type(bin.dtype(), [&](auto token) {
+    using Token = decltype(token);
+    order::Corpus<Token> corpus{static_cast<const char*>(bin.data()),
+                                by_role ? roles.data() : nullptr,
+                                by_role ? role_counts.data() : nullptr};
+    const int64_t num_tokens = bin.size();
+    py::gil_scoped_release release;
+    write_rows<Token>(corpus, num_tokens, asked.rows, {asked.length, pad_id, attend_across},
+                      asked.target);
+  });
+}
+
+void read_file_rows(int descriptor, const std::string& path, const py::dtype& dtype,
+                    int64_t num_tokens, const Int64Array& pieces, const Int64Array& row_starts,
+                    int64_t pad_id, bool attend_across, const Int64Array& row_numbers,
+                    py::array_t<int64_t, py::array::c_style> tokens,
+                    py::array_t<int64_t, py::array::c_style> labels,
+                    py::array_t<float, py::array::c_style> loss_mask,
+                    py::array_t<int32_t, py::array::c_style> document_ids,
+                    py::array_t<int64_t, py::array::c_style> position_ids) {
+  const Asked asked(pieces, row_starts, row_numbers, tokens, labels, loss_mask, document_ids,
+                    position_ids);
+  if (num_tokens < 0 || num_tokens > order::kMaxTokens / 8) {
+    throw std::invalid_argument("a corpus of " + std::to_string(num_tokens) + " tokens");
   }
+  with_token_type(dtype, [&](auto token) {
+    using Token = decltype(token);
+    py::gil_scoped_release release;
+    const FileReads file{descriptor, path};
+    CorpusFile<Token> corpus(file);
+    write_rows<Token>(corpus, num_tokens, asked.rows, {asked.length, pad_id, attend_across},
+                      asked.target);
+  });
 }
 
 }  // namespace
@@ -197,6 +275,12 @@ void bind_rows(py::module_& m) {
   m.def("read_rows", &read_rows, py::arg("bin"), py::arg("pieces").noconvert(),
         py::arg("row_starts").noconvert(), py::arg("pad_id"), py::arg("attend_across"),
         py::arg("roles").none(true), py::arg("role_counts").none(true),
+        py::arg("row_numbers").noconvert(), py::arg("tokens").noconvert(),
+        py::arg("labels").noconvert(), py::arg("loss_mask").noconvert(),
+        py::arg("document_ids").noconvert(), py::arg("position_ids").noconvert());
+  m.def("read_file_rows", &read_file_rows, py::arg("descriptor"), py::arg("path"),
+        py::arg("dtype"), py::arg("num_tokens"), py::arg("pieces").noconvert(),
+        py::arg("row_starts").noconvert(), py::arg("pad_id"), py::arg("attend_across"),
         py::arg("row_numbers").noconvert(), py::arg("tokens").noconvert(),
         py::arg("labels").noconvert(), py::arg("loss_mask").noconvert(),
         py::arg("document_ids").noconvert(), py::arg("position_ids").noconvert());

@@ -103,24 +103,6 @@ py::array_t<int64_t> find_invalid_utf8(const Bytes& text, const Int64Array& offs
   return to_array(std::move(found));
 }
 
-py::array_t<int64_t> find_texts_with(const Bytes& text, const Int64Array& offsets,
-                                     const Bytes& is_member) {
-  const texts::Flat strings = flat_of(text, offsets);
-  require_flat(is_member, "is_member");
-  if (is_member.size() != texts::kCodePoints) {
-    throw std::invalid_argument("is_member must have " + std::to_string(texts::kCodePoints) +
-                                " elements, one a code point, found " +
-                                std::to_string(is_member.size()));
-  }
-  const uint8_t* const members = is_member.data();
-  std::vector<int64_t> found;
-  {
-    py::gil_scoped_release release;
-    found = texts::find_texts_with(strings, members);
-  }
-  return to_array(std::move(found));
-}
-
 }  // namespace
 
 void bind_texts(py::module_& m) {
@@ -130,6 +112,4 @@ void bind_texts(py::module_& m) {
         py::arg("segment_ends").noconvert(), py::arg("segment_roles").noconvert());
   m.def("find_invalid_utf8", &find_invalid_utf8, py::arg("text").noconvert(),
         py::arg("offsets").noconvert());
-  m.def("find_texts_with", &find_texts_with, py::arg("text").noconvert(),
-        py::arg("offsets").noconvert(), py::arg("is_member").noconvert());
 }

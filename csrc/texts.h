@@ -129,31 +129,4 @@ inline std::vector<int64_t> find_invalid_utf8(const Flat& strings) {
   return found;
 }
 
-constexpr int64_t kCodePoints = 0x110000;
-
-// Texts with a character of the set, where is_member[code point] is not 0. The set holds none below
-// U+0080; bytes that are no UTF-8 are passed over.
-inline std::vector<int64_t> find_texts_with(const Flat& strings, const uint8_t* is_member) {
-  strings.check("the texts");
-  std::vector<int64_t> found;
-  for (int64_t i = 0; i < strings.count; ++i) {
-    const uint8_t* p = strings.text + strings.offsets[i];
-    const uint8_t* const end = strings.text + strings.offsets[i + 1];
-    while (p < end) {
-      uint64_t word;
-      if (end - p >= 8 && (std::memcpy(&word, p, 8), (word & 0x8080808080808080u) == 0)) {
-        p += 8;
-        continue;
-      }
-      const int num_bytes = utf8::character_bytes(p, end);
-      if (num_bytes > 1 && is_member[utf8::code_point(p, num_bytes)] != 0) {
-        found.push_back(i);
-        break;
-      }
-      p += num_bytes == 0 ? 1 : num_bytes;
-    }
-  }
-  return found;
-}
-
 }  // namespace texts

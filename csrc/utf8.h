@@ -29,14 +29,6 @@ inline int character_bytes(const uint8_t* p, const uint8_t* end) {
   return 4;
 }
 
-// Of the character that begins at `p` and has `num_bytes` (as `character_bytes` says).
-inline uint32_t code_point(const uint8_t* p, int num_bytes) {
-  if (num_bytes == 1) return *p;
-  uint32_t number = *p & (0x7Fu >> num_bytes);
-  for (int i = 1; i < num_bytes; ++i) number = number << 6 | (p[i] & 0x3Fu);
-  return number;
-}
-
 inline bool is_valid_plain(const uint8_t* p, const uint8_t* end) {
   while (p < end) {
     uint64_t word;

@@ -58,22 +58,20 @@ def read_rows(
     row_numbers: the batch and the rows in it to write; default: all, in order.
     """
     documents, starts, counts, padding, _ = layout.pieces_P5.T
-    wanted = None
+    pieces_P3 = np.empty((len(documents), 3), dtype=np.int64)
+    pieces_P3[:, 0] = index.firsts(documents, starts)
+    pieces_P3[:, 1], pieces_P3[:, 2] = counts, padding
+    asked = pieces_P3, layout.starts, reading.sequence_length, reading.pad_id, reading.attend_across
+    ids = index.ids
     if reading.loss_roles is not None:
         wanted = np.zeros(256, dtype=bool)
         wanted[[ROLES[name] for name in reading.loss_roles]] = True
-    ids, roles, begins = index.read_runs(documents, starts, counts, with_roles=wanted is not None)
-    pieces_P3 = np.empty((len(begins), 3), dtype=np.int64)
-    pieces_P3[:, 0], pieces_P3[:, 1], pieces_P3[:, 2] = begins, counts, padding
-    rows.read_rows(
-        ids,
-        pieces_P3,
-        layout.starts,
-        reading.sequence_length,
-        reading.pad_id,
-        reading.attend_across,
-        roles,
-        wanted,
-        into=into,
-        row_numbers=row_numbers,
-    )
+        bin_part, roles, begins = index.read_runs(pieces_P3[:, 0], pieces_P3[:, 1])
+        pieces_P3[:, 0] = begins
+        rows.read_rows(bin_part, *asked, roles, wanted, into=into, row_numbers=row_numbers)
+    elif ids.is_small:
+        rows.read_rows(ids.array, *asked, into=into, row_numbers=row_numbers)
+    else:
+        rows.read_file_rows(
+            ids.open(), ids.path, ids.dtype, ids.count, *asked, into=into, row_numbers=row_numbers
+        )

@@ -1,21 +1,26 @@
 """The two ways to make samples of a stream's segments: `concat` and `whole` (`STREAMS`)."""
 
+from collections.abc import Iterable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from megatron_math.dataset.split import TrainingOrder
 from megatron_math.dataset.stream import (
     Inside,
     Int64Array,
     Items,
+    Layout,
     Mark,
     Stream,
     StreamSettings,
 )
-from megatron_math.native.order import pack_index
+from megatron_math.native.order import concat_pieces, pack_index
 
 PACK_WINDOW = 64  # open bins
-CONCAT_SEGMENT = 256  # positions
+CONCAT_SEGMENT = 128  # positions; a random sample decodes one of them, or two
 # Bins that a segment leaves half empty must not matter, and a segment must be decoded in no time.
 PACKS_A_SEGMENT, LEAST_SEGMENT, LARGEST_SEGMENT = 2048, 1 << 12, 1 << 18
 
@@ -107,6 +112,47 @@ class ConcatStream(Stream):
             row, offset = row + 1, 0
             first = int(self._units[row])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def layouts(self, samples: Iterable[int]) -> Layout:
+        order, segments = self.segments.order, self.segments
+        samples_B = np.fromiter(samples, dtype=np.int64)
+        # What an earlier stage left over, and lengths that are not mapped, go the way of `pieces`.
+        first_slot = int(samples_B.min(initial=0)) * self.settings.sequence_length
+        if (
+            not isinstance(order, TrainingOrder)
+            or not order.lengths.is_mapped_for(segments.segment_documents)
+            or (segments.start.inside and first_slot < int(self._units[1]))
+        ):
+            return super().layouts(samples_B.tolist())
+        return Layout(
+            *concat_pieces(
+                order.lengths.array,
+                order.split.key,
+                order.split.num_held_out,
+                self._epoch_keys,
+                segments.start.epoch,
+                segments.start.position,
+                segments.segment_documents,
+                self.settings.align,
+                self._slots_before,
+                self.settings.sequence_length,
+                samples_B,
+            )
+        )
+
+    @cached_property
+    def _slots_before(self) -> Int64Array:
+        """Slots before each segment and behind the last, without what was left over before."""
+        left_over = bool(self.segments.start.inside)
+        return np.ascontiguousarray(self._units[left_over:], dtype=np.int64)
+
+    @cached_property
+    def _epoch_keys(self) -> npt.NDArray[np.uint64]:
+        order, start = self.segments.order, self.segments.start
+        assert isinstance(order, TrainingOrder)
+        last = self.segments.place(self.num_rows - 1)[0] if self.num_rows else start.epoch
+        epochs = range(start.epoch, last + 1)
+        return np.array([order.keys(epoch)[1] for epoch in epochs], dtype=np.uint64)
 
     def tokens_before(self, sample: int) -> int:
         slot = sample * self.settings.sequence_length

@@ -123,19 +123,25 @@ class IndexedDocuments:
             )
         return num_empty
 
-    def read_runs(
-        self, documents: Int64Array, starts: Int64Array, counts: Int64Array, *, with_roles: bool
-    ) -> tuple[npt.NDArray, npt.NDArray[np.uint8] | None, Int64Array]:
-        """(ids, their roles or None, where in these each run begins).
+    def firsts(self, documents: Int64Array, starts: Int64Array) -> Int64Array:
+        """Numbers, among all ids of the index, of the ids at `starts` inside these documents."""
+        return self._pointers.take(documents) // self.dtype.itemsize + starts
 
-        A run is `counts` tokens of a document from `starts` on. Ids and roles are the mapped
-        files where `.bin` is small, else arrays of the runs alone.
+    @property
+    def ids(self) -> FileArray:
+        """All ids, flat."""
+        return self._tokens
+
+    def read_runs(
+        self, firsts: Int64Array, counts: Int64Array
+    ) -> tuple[npt.NDArray, npt.NDArray[np.uint8], Int64Array]:
+        """(ids, their roles, where in these each run of `counts` ids from `firsts` on begins).
+
+        They are the mapped files where `.bin` is small, else arrays of the runs alone.
         """
-        firsts = self._pointers.take(documents) // self.dtype.itemsize + starts
         copy = not self._tokens.is_small
         ids, begins = self._tokens.gather(firsts, counts, copy=copy)
-        roles = self._roles.gather(firsts, counts, copy=copy)[0] if with_roles else None
-        return ids, roles, begins
+        return ids, self._roles.gather(firsts, counts, copy=copy)[0], begins
 
     def tokens(self, document: int, start: int, count: int) -> npt.NDArray:
         """`count` ids of a document from `start` on, a read-only view in the file's dtype."""

@@ -109,8 +109,12 @@ class FileArray:
         ends = np.cumsum(counts)
         return self._read(firsts, counts), ends - counts
 
+    def open(self) -> BinaryIO:
+        """The file, which the caller holds while it reads; UserError where it is another by now."""
+        return _open_files.get(self.path, self.identity)
+
     def _read(self, firsts: Int64Array, counts: Int64Array) -> npt.NDArray:
         size = self.dtype.itemsize
-        file = _open_files.get(self.path, self.identity)
+        file = self.open()
         begins = self.offset + firsts * size
         return read_ranges(file.fileno(), self.path, begins, counts * size).view(self.dtype)

@@ -161,7 +161,7 @@ class Plan:
             self._indexes[source] = IndexedDocuments(self.prefix(source))
         return self._indexes[source]
 
-    def order(self, stage: int) -> npt.NDArray[np.integer]:
+    def order(self, stage: int) -> npt.NDArray[np.unsignedinteger]:
         """Source number of every sample of the stage."""
         planned = self.stages[stage]
         return self._array(planned.order, (planned.num_samples,))

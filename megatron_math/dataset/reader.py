@@ -15,12 +15,13 @@ from megatron_math.dataset.batch import Batch, Reading, read_rows
 from megatron_math.dataset.documents import IndexedDocuments
 from megatron_math.dataset.plan import Plan, PlanSource
 from megatron_math.dataset.stream import Cache, Mark, Stream
-from megatron_math.native.order import permute
+from megatron_math.native.order import count_equal, permute
 from megatron_math.native.rows import Rows
 
 CURSOR_FORMAT = "megatron-math data state"
 CURSOR_VERSION = 2
 
+Int64Array = npt.NDArray[np.int64]
 SampleNumbers = Sequence[int] | npt.NDArray[np.integer]
 
 
@@ -48,36 +49,36 @@ class PlanReader:
 
     def locate(self, sample: int) -> tuple[int, int]:
         """(source number, number of the sample within its source's stream)"""
-        if not 0 <= sample < self.num_samples:
+        source_B, number_B = self._locate([sample])
+        return int(source_B[0]), int(number_B[0])
+
+    def _locate(self, sample_indices: SampleNumbers) -> tuple[Int64Array, Int64Array]:
+        sample_B = np.asarray(sample_indices, dtype=np.int64)
+        for sample in sample_B[(sample_B < 0) | (sample_B >= self.num_samples)].tolist():
             raise IndexError(
                 f"sample {sample} of stage '{self.stage}', which has {self.num_samples}"
             )
-        source = int(self._order[sample])
-        block, inside = divmod(sample, self._described.block_samples)
-        passed = self._order[sample - inside : sample] == source
-        return source, int(self._counts_before[block, source]) + int(np.count_nonzero(passed))
+        source_B = self._order[sample_B].astype(np.int64)
+        block_B = sample_B // self._described.block_samples
+        begin_B = block_B * self._described.block_samples
+        inside_B = count_equal(self._order, begin_B, sample_B, source_B)
+        return source_B, np.asarray(self._counts_before[block_B, source_B]) + inside_B
 
     def batch(self, sample_indices: SampleNumbers) -> Batch:
         """The samples asked for, in that order. IndexError for one outside the stage."""
-        places: dict[int, list[int]] = {}
-        numbers: dict[int, list[int]] = {}
-        source_B = np.empty(len(sample_indices), dtype=np.int32)
-        for place, sample in enumerate(sample_indices):
-            source, number = self.locate(int(sample))
-            source_B[place] = source
-            places.setdefault(source, []).append(place)
-            numbers.setdefault(source, []).append(number)
+        source_B, number_B = self._locate(sample_indices)
         rows = Rows.empty(len(source_B), self.sequence_length)
-        for source, wanted in numbers.items():
+        for source in np.unique(source_B).tolist():
             described = self._described.sources[source]
+            places = np.flatnonzero(source_B == source)
             read_rows(
                 self.plan.index(described.name),
-                self.stream(source).layouts(wanted),
+                self.stream(source).layouts(number_B[places]),
                 self._reading(described),
                 into=rows,
-                row_numbers=np.array(places[source], dtype=np.int64),
+                row_numbers=places,
             )
-        return Batch.of(rows, source_B)
+        return Batch.of(rows, source_B.astype(np.int32))
 
     def _reading(self, source: PlanSource) -> Reading:
         return Reading(

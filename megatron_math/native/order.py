@@ -97,6 +97,42 @@ def document_totals(
     )
 
 
+def concat_pieces(
+    lengths: Int32Array,
+    split_key: int,
+    num_held_out: int,
+    epoch_keys: npt.NDArray[np.uint64],
+    first_epoch: int,
+    start_position: int,
+    segment_documents: int,
+    align: int,
+    slots_before: Int64Array,
+    sequence_length: int,
+    samples: Int64Array,
+) -> tuple[Int64Array, Int64Array]:
+    """What samples of documents end to end hold: (pieces [P, 5], starts [samples + 1]).
+
+    A piece is (document, start, tokens, slots of padding behind them, epoch); sample i has the
+    pieces starts[i] .. starts[i + 1] - 1, for sequence_length + 1 slots or to the end of the rows.
+    Positions as in `epoch_documents`. The stream begins at `start_position` of epoch
+    `first_epoch`; epoch_keys are of that one and the following. slots_before [rows + 1]: what lies
+    before each of its segments; the samples begin in these rows.
+    """
+    return _native.concat_pieces(
+        lengths,
+        split_key,
+        num_held_out,
+        epoch_keys,
+        first_epoch,
+        start_position,
+        segment_documents,
+        align,
+        slots_before,
+        sequence_length,
+        samples,
+    )
+
+
 def pack_index(
     lengths: Int64Array, sequence_length: int, align: int, window: int
 ) -> tuple[Int64Array, Int64Array]:
@@ -109,6 +145,16 @@ def pack_index(
     starts [packs + 1]: where each pack's pieces begin).
     """
     return _native.pack_index(lengths, sequence_length, align, window)
+
+
+def count_equal(
+    order_N: npt.NDArray[np.unsignedinteger],
+    begins: Int64Array,
+    ends: Int64Array,
+    values: Int64Array,
+) -> Int64Array:
+    """How often values[i] stands in order_N[begins[i] : ends[i]]; order_N is uint16 or uint32."""
+    return _native.count_equal(order_N, begins, ends, values)
 
 
 class BlendOrder:

@@ -49,12 +49,3 @@ def find_invalid_utf8(text: ByteArray, offsets: Int64Array) -> Int64Array:
         except UnicodeDecodeError:
             found.append(i)
     return np.array(found, np.int64)
-
-
-def find_texts_with(text: ByteArray, offsets: Int64Array, is_member: ByteArray) -> Int64Array:
-    found = []
-    for i, (begin, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
-        characters = text[begin:end].tobytes().decode("utf-8", "ignore")
-        if any(is_member[ord(c)] for c in characters if ord(c) >= 0x80):
-            found.append(i)
-    return np.array(found, np.int64)

@@ -1,9 +1,10 @@
-"""Typed door to csrc/rows.cpp: samples of one corpus as rows of a batch.
+"""Typed doors to csrc/rows.cpp: samples of one corpus as rows of a batch.
 
 The readable twin is `reference_rows.read_rows`. The interpreter lock is released.
 """
 
-from typing import NamedTuple, Self
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -56,13 +57,7 @@ def read_rows(
     Raises ValueError with the numbers for a piece outside `bin` or the row, before anything is
     written.
     """
-    num_rows = len(row_starts) - 1
-    if into is None:
-        into = Rows.empty(num_rows, sequence_length)
-    elif into.tokens_BS.shape[1] != sequence_length:
-        raise ValueError(f"rows of {sequence_length} into a batch of {into.tokens_BS.shape}")
-    if row_numbers is None:
-        row_numbers = np.arange(num_rows, dtype=np.int64)
+    into, row_numbers = _target(len(row_starts) - 1, sequence_length, into, row_numbers)
     _native.read_rows(
         bin,
         pieces,
@@ -75,3 +70,50 @@ def read_rows(
         *into,
     )
     return into
+
+
+def read_file_rows(
+    file: BinaryIO,
+    path: Path,
+    dtype: np.dtype,
+    num_tokens: int,
+    pieces: Int64Array,
+    row_starts: Int64Array,
+    sequence_length: int,
+    pad_id: int,
+    attend_across: bool,
+    *,
+    into: Rows | None = None,
+    row_numbers: Int64Array | None = None,
+) -> Rows:
+    """`read_rows` of a corpus that is a file of `num_tokens` ids, read piece by piece.
+
+    Nothing but the pieces is brought into memory, and a file that fails or ends too early is an
+    OSError with `path`; rows may be written in part then.
+    """
+    into, row_numbers = _target(len(row_starts) - 1, sequence_length, into, row_numbers)
+    _native.read_file_rows(
+        file.fileno(),
+        str(path),
+        dtype,
+        num_tokens,
+        pieces,
+        row_starts,
+        pad_id,
+        attend_across,
+        row_numbers,
+        *into,
+    )
+    return into
+
+
+def _target(
+    num_rows: int, sequence_length: int, into: Rows | None, row_numbers: Int64Array | None
+) -> tuple[Rows, Int64Array]:
+    if into is None:
+        into = Rows.empty(num_rows, sequence_length)
+    elif into.tokens_BS.shape[1] != sequence_length:
+        raise ValueError(f"rows of {sequence_length} into a batch of {into.tokens_BS.shape}")
+    if row_numbers is None:
+        row_numbers = np.arange(num_rows, dtype=np.int64)
+    return into, row_numbers

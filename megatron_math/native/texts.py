@@ -73,15 +73,6 @@ def find_invalid_utf8(text: ByteArray, offsets: Int64Array) -> Int64Array:
     return _native.find_invalid_utf8(text, offsets)
 
 
-def find_texts_with(text: ByteArray, offsets: Int64Array, is_member: ByteArray) -> Int64Array:
-    """Numbers of the texts with a character of a set.
-
-    is_member: uint8[0x110000], by code point, not 0 for those of the set; those below U+0080 are
-    not looked at. Bytes that are no UTF-8 are passed over.
-    """
-    return _native.find_texts_with(text, offsets, is_member)
-
-
 def _require_types(part: Part) -> None:
     found = tuple(array.dtype.name for array in part)
     if found != ("uint8", "int64", "int64"):

@@ -11,8 +11,6 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from megatron_math.native.texts import find_texts_with
-
 # Assigned since 15.1, 18 included; gaps in which no older character lies are filled.
 YOUNG = """
 88F 897 B53-B54 C5C CDC 1ACF-1AF0 1B4E-1B4F 1B7F 1C89-1C8A 208F 209D-209F 20C1-20C4 2427-2429 2B96
@@ -25,19 +23,47 @@ YOUNG = """
 1F8B2-1F8D8 1FA54-1FA57 1FA89-1FA8F 1FABE 1FAC6-1FACD 1FADC-1FADF 1FAE9-1FAEF 1FAF9-1FAFA
 1FBCB-1FBEF 1FBFA 2B739-2B73F 2B81E 2CEA2-2CEAD 2EBF0-2EE5D 323B0-33479 3D000-3FC3F
 """
+FIRST_LEAD = 0xE0  # U+0800 and up have three bytes or four, and the first of them is this or more
 
 
 @cache
-def _is_young() -> npt.NDArray[np.uint8]:
-    table = np.zeros(0x110000, dtype=np.uint8)
+def _tables() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """(by code point: is it young; by two bytes: does a young character begin with them)"""
+    is_young = np.zeros(0x110000, dtype=bool)
     for part in YOUNG.split():
         first, _, last = part.partition("-")
-        table[int(first, 16) : int(last or first, 16) + 1] = 1
-    return table
+        is_young[int(first, 16) : int(last or first, 16) + 1] = True
+    begins_young = np.zeros((256, 256), dtype=bool)
+    for code_point in np.flatnonzero(is_young).tolist():
+        begins_young[tuple(chr(code_point).encode()[:2])] = True
+    return is_young, begins_young
 
 
 def young_texts(
     text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """Indexes of the texts, text[offsets[i]:offsets[i + 1]] in UTF-8, with a young character."""
-    return find_texts_with(text, offsets, _is_young())
+    is_young, begins_young = _tables()
+    start, end = int(offsets[0]), int(offsets[-1])
+    part = text[start:end]
+    at = _leads(part)
+    at = at[begins_young[part[at], part[at + 1]]]
+    if len(at) == 0:
+        return at
+    lead, has_four = part[at].astype(np.int64), part[at] >= 0xF0
+    code_points = np.where(has_four, lead & 0x07, lead & 0x0F)
+    for place in (1, 2):
+        code_points = code_points << 6 | part[at + place] & 0x3F
+    fourth = part[np.minimum(at + 3, len(part) - 1)] & 0x3F
+    code_points = np.where(has_four, code_points << 6 | fourth, code_points)
+    found = at[is_young[code_points]] + start
+    return np.unique(np.searchsorted(offsets, found, side="right") - 1)
+
+
+def _leads(part: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Where bytes from FIRST_LEAD on stand: looked for in eights, of which most have none."""
+    is_lead = np.zeros(-(-len(part) // 8) * 8, dtype=bool)
+    np.greater_equal(part, FIRST_LEAD, out=is_lead[: len(part)])
+    eights = np.flatnonzero(is_lead.view(np.uint64))
+    at = (8 * eights[:, None] + np.arange(8)).reshape(-1)
+    return at[is_lead[at]]

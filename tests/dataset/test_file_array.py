@@ -30,9 +30,16 @@ def everything(prefix):
     layout = Layout.of([np.array(pieces[:2], dtype=np.int64), np.array(pieces[2:], dtype=np.int64)])
     rows = Rows.empty(2, 200)
     read_rows(index, layout, Reading(200, 69_999, loss_roles=("solution",)), into=rows)
+    plain = Rows.empty(2, 200)
+    read_rows(index, layout, Reading(200, 69_999), into=plain)
     training = TrainingOrder(index.lengths, split, seed=1, name="a").read(2, 50, 300)
     held_out = HeldOutOrder(index.lengths, split).read(0, 3, 30)
-    return [*rows, *training, *held_out]
+    return [*rows, *plain, *training, *held_out]
+
+
+def read(index, document, tokens):
+    layout = Layout.of([np.array([Piece(document, 0, tokens, 0)], dtype=np.int64)])
+    read_rows(index, layout, Reading(200, 0), into=Rows.empty(1, 200))
 
 
 def test_mapped_and_read_are_equal(prefix, monkeypatch):
@@ -41,9 +48,9 @@ def test_mapped_and_read_are_equal(prefix, monkeypatch):
     maps = []
     original = np.memmap
     monkeypatch.setattr(np, "memmap", lambda *a, **k: maps.append(a) or original(*a, **k))
-    read = everything(prefix)
+    scattered = everything(prefix)
     assert len(maps) == 1  # lengths_D of this test
-    for one, other in zip(mapped, read, strict=True):
+    for one, other in zip(mapped, scattered, strict=True):
         assert one.dtype == other.dtype
         assert (one == other).all()
     monkeypatch.setattr(file_array, "SCATTERED", 8)  # many places of a large part are mapped again
@@ -53,12 +60,11 @@ def test_mapped_and_read_are_equal(prefix, monkeypatch):
 def test_a_file_cut_under_a_reader_is_an_error_and_not_a_signal(prefix, monkeypatch):
     monkeypatch.setattr(file_array, "MAPPED_BYTES", 16)
     index = IndexedDocuments(prefix)
-    last = np.array([399]), np.array([0]), np.array([2])
-    index.read_runs(*last, with_roles=False)
+    length = int(index.lengths.take(np.array([399]))[0])
+    read(index, 399, 2)
     os.truncate(index.bin_path, index.bin_path.stat().st_size - 4)
     with pytest.raises(OSError, match=r"a\.bin"):
-        index.read_runs(np.array([399]), np.array([0]), index.lengths.take(last[0]),
-                        with_roles=False)  # fmt: skip
+        read(index, 399, length)
 
 
 def test_a_file_replaced_in_use_is_not_read_on(prefix, tmp_path, monkeypatch):
@@ -66,10 +72,9 @@ def test_a_file_replaced_in_use_is_not_read_on(prefix, tmp_path, monkeypatch):
     monkeypatch.setattr(file_array, "FILES_KEPT_OPEN", 1)
     monkeypatch.setattr(file_array, "_open_files", file_array._OpenFiles())
     index = IndexedDocuments(prefix)
-    place = np.array([5]), np.array([0]), np.array([2])
-    index.read_runs(*place, with_roles=False)
+    read(index, 5, 2)
     write_index(tmp_path / "b", [[9] * int(n) for n in index.lengths_D])
     os.replace(tmp_path / "b.bin", index.bin_path)
     index.lengths.take(np.array([1]))  # the one file kept open is now the .idx
     with pytest.raises(UserError, match=r"a\.bin was replaced or rewritten"):
-        index.read_runs(*place, with_roles=False)
+        read(index, 5, 2)

@@ -47,6 +47,15 @@ def inputs_of(stream, sample):
     return tokens
 
 
+def check_layouts(stream, samples):
+    """A batch is found at once, in C++ where it can be; sample by sample it is the same."""
+    found, starts = stream.layouts(samples)
+    expected = [stream.pieces(sample) for sample in samples]
+    assert found.dtype == starts.dtype == np.int64
+    assert found.tolist() == [row for pieces in expected for row in pieces.tolist()]
+    assert starts.tolist() == [0, *np.cumsum([len(pieces) for pieces in expected], dtype=int)]
+
+
 def every_token(lengths, times):
     return Counter({(d, i): times for d, length in enumerate(lengths) for i in range(length)})
 
@@ -56,6 +65,7 @@ def every_token(lengths, times):
 def test_every_token_is_an_input_once_an_epoch_and_sizes_count_them(case):
     planned, lengths = case
     stream, num_samples = read_stream(planned)
+    check_layouts(stream, range(num_samples))
     samples = [inputs_of(stream, j) for j in range(num_samples)]
     seen = Counter(token for sample in samples for token in sample)
     assert seen == every_token(lengths, planned.end_epoch)
@@ -165,6 +175,8 @@ def test_changes_of_packing_in_mid_epoch_drop_and_repeat_nothing(
     def take(planned, samples):
         stream, samples = read_stream(planned, samples)
         used.update(t for j in range(samples) for t in inputs_of(stream, j))
+        check_layouts(stream, range(samples)[::-1])
+        check_layouts(stream, range(samples)[samples // 2 :])
         return stream.mark(samples)
 
     mark = take(planned, samples)
@@ -241,7 +253,7 @@ def test_a_sample_decodes_its_own_segments_only(pack, monkeypatch):
     stream.layout(num_samples * 5 // 6)
     assert 1 <= len(read) <= (2 if pack == "concat" else 1)
     assert {epoch for epoch, _, _ in read} == {2}
-    segment = {"concat": 256, "whole": 8192}[pack]  # 8192: two thousand packs
+    segment = {"concat": 128, "whole": 8192}[pack]  # 8192: two thousand packs
     assert all(first % segment == 0 and count <= segment for _, first, count in read)
     stream.layout(num_samples * 5 // 6)
     assert len(read) <= 2  # kept
@@ -281,6 +293,7 @@ def test_far_beyond_32_bits_by_long_documents():
     slot = sample * 2**28
     epoch, inside = divmod(slot, 3 * (2**31 - 1))
     position, offset = divmod(inside, 2**31 - 1)
+    check_layouts(stream, [sample, 0, sample // 2, sample])
     piece = stream.layout(sample)[0]
     assert piece.document == planned.order.read(epoch, 0, 3)[0][position]
     assert (piece.start, piece.epoch) == (offset, epoch)
@@ -292,6 +305,16 @@ def test_a_source_smaller_than_a_sample(pack):
     stream, num_samples = read_stream(plan_stream(StreamSettings(16, pack), [2, 1], end_epoch=7))
     assert num_samples == {"concat": 2, "whole": 7}[pack]
     assert sum(len(inputs_of(stream, j)) for j in range(num_samples)) == 21
+
+
+def test_batches_of_a_stream_without_its_held_out_documents():
+    lengths = np.random.default_rng(2).integers(0, 60, 3_000)
+    planned = plan_stream(StreamSettings(48, align=8), lengths, num_held_out=400, end_epoch=4)
+    stream, num_samples = read_stream(planned)
+    check_layouts(stream, np.random.default_rng(3).integers(0, num_samples, 300).tolist())
+    for wrong in (-1, num_samples):
+        with pytest.raises(ValueError, match=f"sample {wrong} of 48 slots begins outside 0 to"):
+            stream.layouts([0, wrong])
 
 
 def test_all_packings_are_planned():

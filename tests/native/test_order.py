@@ -425,3 +425,19 @@ def test_blend_order_refuses_with_the_numbers():
         )
     with pytest.raises(ValueError, match="3 sizes"):
         order.blend_order(int64(0), base, int64(1, 1), [int64(8)] * 3, [True, True], **arguments)
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_count_equal(data):
+    numbers = data.draw(st.lists(st.integers(0, 3), max_size=60))
+    dtype = data.draw(st.sampled_from([np.uint16, np.uint32]))
+    order_N = np.array(numbers, dtype=dtype)
+    edge = st.integers(0, len(numbers))
+    ranges = data.draw(st.lists(st.tuples(edge, edge, st.integers(0, 4)), max_size=5))
+    begins, ends, values = np.array([(*sorted(r[:2]), r[2]) for r in ranges]).reshape(-1, 3).T
+    arguments = [np.ascontiguousarray(a, dtype=np.int64) for a in (begins, ends, values)]
+    expected = [numbers[b:e].count(v) for b, e, v in zip(*arguments, strict=True)]
+    assert order.count_equal(order_N, *arguments).tolist() == expected
+    with pytest.raises(ValueError, match=f"0 to {len(numbers) + 1} of {len(numbers)}"):
+        order.count_equal(order_N, int64(0), int64(len(numbers) + 1), int64(1))

@@ -132,25 +132,3 @@ def test_unfit_arrays_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             texts.token_roles(*arguments)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    several=st.lists(
-        st.one_of(st.binary(max_size=20), st.text(max_size=12).map(str.encode)), max_size=5
-    ),
-    members=st.sets(st.characters(min_codepoint=0x80).map(ord), max_size=20),
-    first=st.integers(0, 2),
-)
-def test_find_texts_with(several: list[bytes], members: set[int], first: int) -> None:
-    is_member = np.zeros(0x110000, np.uint8)
-    is_member[list(members)] = 1
-    is_member[[0x0A, 0x41]] = 1  # not looked at
-    named = b"plain" + "".join(map(chr, sorted(members)[-1:])).encode()
-    text, offsets = flat([*several, b"ordinary words", named])
-    arguments = text, offsets[min(first, len(several)) :], is_member
-    found = texts.find_texts_with(*arguments)
-    assert np.array_equal(found, reference_texts.find_texts_with(*arguments))
-    assert (len(arguments[1]) - 2 in found) == bool(members)
-    with pytest.raises(ValueError, match="one a code point, found 7"):
-        texts.find_texts_with(text, offsets, is_member[:7])

@@ -70,7 +70,7 @@ def blend_order(bench: Bench) -> Measured:
         ]  # fmt: skip
         for numbers in (False, True):
             mine = [*ours, "--numbers"] if numbers else ours
-            goal = ("10", "50") if num_sources == 1000 and not numbers else ("-", "-")
+            goal = ("10", "50") if num_sources == 1000 and numbers else ("-", "-")
             pairs = alternate(bench.pairs(5), partial(timed, peer), partial(timed, mine))
             rows.append(blend_row(num_sources, num_samples, numbers, goal, pairs))
         shown = commands(bench, peer, ours)

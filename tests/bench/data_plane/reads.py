@@ -126,10 +126,12 @@ def random_reads(bench: Bench) -> Measured:
         (bench.size(20_000_000, 200_000), True, ("-", "-")),
     ):
         indexed = Indexed(bench, num_documents, sparse=sparse)
-        if not sparse:
-            warm(indexed.prefix.with_suffix(".bin"))
 
-        def each(command: Command) -> float:
+        bin_path = None if sparse else indexed.prefix.with_suffix(".bin")
+
+        def each(command: Command, bin_path: Path | None = bin_path) -> float:
+            if bin_path:
+                warm(bin_path)  # some systems drop from the page cache what lies unused
             said = run(command).said
             return said["seconds"] / said["samples"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from megatron_math.native.order import document_totals, epoch_documents
 
 SPLIT_KEY, EPOCH_KEY = 0x1234_5678_9ABC_DEF0, 0x0FED_CBA9_8765_4321
-SEGMENT_DOCUMENTS = 256
+SEGMENT_DOCUMENTS = 128
 AT_ONCE = 1 << 15
 
 
