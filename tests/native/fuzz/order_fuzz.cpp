@@ -14,9 +14,11 @@
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "blend_order.h"
+#include "concat_pieces.h"
 #include "epoch.h"
 #include "index_reader.h"
 #include "keyed_permutation.h"
@@ -412,6 +414,89 @@ void check_blend(Input& input) {
   }
 }
 
+// --- pieces of samples ---------------------------------------------------------------------------
+
+// Slot by slot: (document, place in it) or padding (-1, -1).
+std::vector<std::pair<int64_t, int64_t>> laid_slots(const order::ConcatStream& stream,
+                                                    int64_t epochs,
+                                                    std::vector<int64_t>& slots_before) {
+  std::vector<std::pair<int64_t, int64_t>> slots;
+  const int64_t num_positions = stream.num_documents - stream.num_held_out;
+  const int64_t step = std::min(stream.segment_documents, num_positions);
+  std::vector<int64_t> documents(num_positions), tokens(num_positions);
+  slots_before.assign(1, 0);
+  for (int64_t e = 0; e < epochs; ++e) {
+    const order::EpochDocuments epoch(stream.lengths, stream.num_documents, stream.split_key,
+                                      stream.epoch_keys[e], stream.num_held_out);
+    epoch.read(0, num_positions, documents.data(), tokens.data());
+    const int64_t begin = e == 0 ? stream.start_position : 0;
+    for (int64_t p = begin; p < num_positions; ++p) {
+      for (int64_t t = 0; t < tokens[p]; ++t) slots.emplace_back(documents[p], t);
+      while (slots.size() % stream.align != 0) slots.emplace_back(-1, -1);
+      if ((p + 1 - begin) % step == 0 || p + 1 == num_positions) {
+        slots_before.push_back(static_cast<int64_t>(slots.size()));
+      }
+    }
+  }
+  return slots;
+}
+
+void check_concat_pieces(Input& input) {
+  const int64_t num_documents = input.in(1, 40), epochs = input.in(1, 3);
+  std::vector<int32_t> lengths(num_documents);
+  for (int32_t& length : lengths) length = static_cast<int32_t>(input.in(0, 30));
+  const Exact<int32_t> exact(lengths, 2);
+  std::vector<uint64_t> keys(epochs);
+  for (uint64_t& key : keys) key = input.bits(8);
+  const int64_t num_held_out = input.in(0, num_documents - 1), align = input.in(1, 5);
+  const int64_t sequence_length = align * input.in(1, 12);
+  order::ConcatStream stream{exact.bytes(), num_documents, input.bits(8), num_held_out,
+                             keys.data(), epochs, input.in(0, 1000),
+                             input.in(0, num_documents - num_held_out), input.in(1, 50), align,
+                             nullptr, 0};
+  std::vector<int64_t> slots_before;
+  const auto slots = laid_slots(stream, epochs, slots_before);
+  if (input.in(0, 7) == 0) {  // a table, or numbers, of something else
+    for (int64_t i = input.in(0, 3); i > 0; --i) {
+      slots_before[input.in(0, static_cast<int64_t>(slots_before.size()) - 1)] = input.upto(500);
+    }
+    if (input.coin()) stream.num_epochs = input.in(0, epochs);
+    if (input.coin()) stream.start_position = input.in(-2, 60);
+    if (input.coin()) stream.segment_documents = input.in(-1, 1 << 21);
+    if (input.coin()) stream.num_held_out = input.in(-2, 60);
+    stream.slots_before = slots_before.data();
+    stream.num_rows = static_cast<int64_t>(slots_before.size()) - 1;
+    const int64_t samples[] = {input.upto(100), input.in(INT64_MIN, INT64_MAX)};
+    refused([&] { order::concat_pieces(stream, sequence_length, samples, input.in(1, 2)); });
+    return;
+  }
+  stream.slots_before = slots_before.data();
+  stream.num_rows = static_cast<int64_t>(slots_before.size()) - 1;
+  const int64_t num_slots = static_cast<int64_t>(slots.size());
+  const int64_t num_samples = (num_slots + sequence_length - 1) / sequence_length;
+  std::vector<int64_t> samples(num_samples > 0 ? input.in(0, 5) : 0);
+  for (int64_t& sample : samples) sample = input.in(0, num_samples - 1);
+  const order::Pieces found = order::concat_pieces(stream, sequence_length, samples.data(),
+                                                   static_cast<int64_t>(samples.size()));
+  require(found.starts.size() == samples.size() + 1 && found.starts[0] == 0, "a start a sample");
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    int64_t slot = samples[i] * sequence_length;
+    const int64_t stop = std::min(slot + sequence_length + 1, num_slots);
+    for (int64_t p = found.starts[i]; p < found.starts[i + 1]; ++p) {
+      const int64_t* const piece = found.rows.data() + 5 * p;
+      require(slot + piece[2] + piece[3] <= stop && piece[2] > 0, "pieces inside their sample");
+      for (int64_t t = 0; t < piece[2]; ++t, ++slot) {
+        require(slots[slot] == std::make_pair(piece[0], piece[1] + t), "the token of the slot");
+      }
+      for (int64_t t = 0; t < piece[3]; ++t, ++slot) {
+        require(slots[slot].first == -1, "padding where there is padding");
+      }
+      require(piece[4] >= stream.first_epoch && piece[4] < stream.first_epoch + epochs, "epoch");
+    }
+    require(slot == stop, "all slots of a sample");
+  }
+}
+
 // --- rows ----------------------------------------------------------------------------------------
 
 template <typename Token>
@@ -497,7 +582,7 @@ void check_rows(Input& input) {
 void check(const uint8_t* data, std::size_t size) {
   Input input(data, size);
   if (planted) return check_rows<uint16_t>(input);
-  switch (input.in(0, 8)) {
+  switch (input.in(0, 9)) {
     case 0: return check_index_header(input);
     case 1: return check_index_documents(input);
     case 2: return check_permutation(input);
@@ -505,6 +590,7 @@ void check(const uint8_t* data, std::size_t size) {
     case 4: return check_packs(input);
     case 5: return check_rows<uint16_t>(input);
     case 6: return check_rows<int32_t>(input);
+    case 7: return check_concat_pieces(input);
     default: return check_blend(input);
   }
 }

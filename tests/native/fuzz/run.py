@@ -16,7 +16,10 @@ from pathlib import Path
 CSRC = Path(__file__).resolve().parents[3] / "csrc"
 TARGETS = {
     "json_lines": [],
-    "order": ["blend_order.cpp", "epoch.cpp", "keyed_permutation.cpp", "pack_index.cpp"],
+    "order": [
+        *("blend_order.cpp", "concat_pieces.cpp", "epoch.cpp", "keyed_permutation.cpp"),
+        "pack_index.cpp",
+    ],
 }
 SANITIZE = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
