@@ -27,7 +27,7 @@ def describe_run() -> dict[str, Any]:
     """Commit, machine and versions, without names or paths of this machine."""
     git = ["git", "-C", str(REPOSITORY)]
     commit = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True).strip()
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD"]).returncode != 0
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!docs"]).returncode != 0
     return {
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit + (" with changes" if changed else ""),
