@@ -152,16 +152,19 @@ py::array_t<int64_t> count_equal(const py::array_t<Number, py::array::c_style>& 
     throw std::invalid_argument("begins, ends and values must be of one size");
   }
   py::array_t<int64_t> counts(begins.size());
-  for (int64_t i = 0; i < begins.size(); ++i) {
-    const int64_t begin = begins.at(i), end = ends.at(i), value = values.at(i);
-    if (begin < 0 || end < begin || end > order.size()) {
-      throw std::invalid_argument("range " + std::to_string(begin) + " to " + std::to_string(end) +
-                                  " of " + std::to_string(order.size()) + " numbers");
+  const Number* const numbers = order.data();
+  const int64_t *begin = begins.data(), *end = ends.data(), *value = values.data();
+  const int64_t num_numbers = order.size(), num_ranges = begins.size();
+  int64_t* const count = counts.mutable_data();
+  const py::gil_scoped_release release;
+  for (int64_t i = 0; i < num_ranges; ++i) {
+    if (begin[i] < 0 || end[i] < begin[i] || end[i] > num_numbers) {
+      throw std::invalid_argument("range " + std::to_string(begin[i]) + " to " +
+                                  std::to_string(end[i]) + " of " + std::to_string(num_numbers) +
+                                  " numbers");
     }
-    const Number* const numbers = order.data();
-    int64_t count = 0;
-    for (int64_t k = begin; k < end; ++k) count += numbers[k] == value;
-    counts.mutable_at(i) = count;
+    count[i] = 0;
+    for (int64_t k = begin[i]; k < end[i]; ++k) count[i] += numbers[k] == value[i];
   }
   return counts;
 }

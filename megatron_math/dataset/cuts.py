@@ -117,11 +117,12 @@ class ConcatStream(Stream):
         order, segments = self.segments.order, self.segments
         samples_B = np.fromiter(samples, dtype=np.int64)
         # What an earlier stage left over, and lengths that are not mapped, go the way of `pieces`.
-        first_slot = int(samples_B.min(initial=0)) * self.settings.sequence_length
+        length = self.settings.sequence_length
+        left_slots = int(self._units[1]) if segments.start.inside else 0
         if (
             not isinstance(order, TrainingOrder)
             or not order.lengths.is_mapped_for(segments.segment_documents)
-            or (segments.start.inside and first_slot < int(self._units[1]))
+            or (left_slots and len(samples_B) and int(samples_B.min()) * length < left_slots)
         ):
             return super().layouts(samples_B.tolist())
         return Layout(
@@ -135,7 +136,7 @@ class ConcatStream(Stream):
                 segments.segment_documents,
                 self.settings.align,
                 self._slots_before,
-                self.settings.sequence_length,
+                length,
                 samples_B,
             )
         )

@@ -54,9 +54,10 @@ class PlanReader:
 
     def _locate(self, sample_indices: SampleNumbers) -> tuple[Int64Array, Int64Array]:
         sample_B = np.asarray(sample_indices, dtype=np.int64)
-        for sample in sample_B[(sample_B < 0) | (sample_B >= self.num_samples)].tolist():
+        outside = sample_B[(sample_B < 0) | (sample_B >= self.num_samples)]
+        if len(outside):
             raise IndexError(
-                f"sample {sample} of stage '{self.stage}', which has {self.num_samples}"
+                f"sample {outside[0]} of stage '{self.stage}', which has {self.num_samples}"
             )
         source_B = self._order[sample_B].astype(np.int64)
         block_B = sample_B // self._described.block_samples

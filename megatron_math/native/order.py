@@ -1,7 +1,8 @@
 """Typed doors to csrc/order.cpp: in which order documents, samples and sources come.
 
-The readable twins, equal to the last element, are in `reference_order`. All sizes are 64-bit, the
-interpreter lock is released, and unfit values raise ValueError with the numbers in it.
+The readable twins, equal to the last element, are in `reference_order`; that of `concat_pieces` is
+`dataset.cuts.ConcatStream.pieces`. All sizes are 64-bit, the interpreter lock is released, and
+unfit values raise ValueError with the numbers in it.
 """
 
 from collections.abc import Sequence

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_jobs import contents, make_job, shrink_units, write_corpora
@@ -76,6 +77,19 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, number: int, job: encode_module.J
             encode_files(job, max_bad=1.0)
 
 
+def watched_begins(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where `encode` begins to read, as it does so, in bytes."""
+    begins: list[int] = []
+    real = encode_module.read_blocks
+
+    def seen(path: Path, *, begin: int, **options: Any) -> Any:
+        begins.append(begin)
+        return real(path, begin=begin, **options)
+
+    monkeypatch.setattr(encode_module, "read_blocks", seen)
+    return begins
+
+
 def test_less_than_a_unit_is_done_again(
     small_units: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,13 +100,7 @@ def test_less_than_a_unit_is_done_again(
     killed_at(monkeypatch, 3, job)
     done = read_json(tmp_path / "out" / "x.progress.json")["progress"]["position"]["byte"]
     assert 2 * 2048 < done < files[0].stat().st_size // 2
-    begins, real = [], encode_module.read_blocks
-
-    def seen(path: Path, **options: object) -> object:
-        begins.append(options["begin"])
-        return real(path, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(encode_module, "read_blocks", seen)
+    begins = watched_begins(monkeypatch)
     encode_files(job, max_bad=1.0)
     assert begins == [done]
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -133,13 +141,7 @@ def test_only_the_same_job_is_continued(
         object.__setattr__(job, "append_eod", False)
     elif change == "partial":
         (tmp_path / "out" / "x_qa_document.roles.partial").write_bytes(b"")
-    begins, real = [], encode_module.read_blocks
-
-    def seen(path: Path, **options: object) -> object:
-        begins.append(options["begin"])
-        return real(path, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(encode_module, "read_blocks", seen)
+    begins = watched_begins(monkeypatch)
     encode_files(job, max_bad=1.0)
     assert (begins[0] > 0) == (change in ("nothing", "file ahead"))
     folder = tmp_path / "whole"
