@@ -26,7 +26,7 @@ from megatron_math.native.texts import (
     token_roles,
 )
 from megatron_math.tokenizer import Tokenizer
-from megatron_math.tokenizer.encoder import Encoder, ReferenceEncoder
+from megatron_math.tokenizer.encoder import Encoder
 
 if TYPE_CHECKING:
     import pyarrow
@@ -236,7 +236,7 @@ def differing_documents(
     """
     enough = int(np.searchsorted(texts.offsets, at_least_bytes))
     first = np.arange(min(enough, len(texts.rows)))
-    reference = tokenizer.open_encoder("reference")
+    reference = tokenizer.open_checker()
     expected = encode_texts(
         replace(texts.select(first), speakers=None), tokenizer, reference, append_eod=append_eod
     )
@@ -295,9 +295,7 @@ def _encode_chats(
     assert template is not None, "chats were rendered by a template"
     speller = template.tokenizer
     if speller is not tokenizer:
-        encoder = speller.open_encoder(
-            "reference" if isinstance(encoder, ReferenceEncoder) else "auto"
-        )
+        encoder = speller.open_encoder("reference" if encoder.is_reference else "auto")
     ids, lengths = encoder.encode_flat(texts.text, texts.offsets)
     roles = None if texts.speakers is None else _roles(texts, speller, ids, lengths)
     eod_id = tokenizer.eod_id if append_eod else None

@@ -60,7 +60,7 @@ from megatron_math.index.workers import (
 )
 from megatron_math.native.output_file import PARTIAL, OutputFile
 from megatron_math.tokenizer import Tokenizer
-from megatron_math.tokenizer.encoder import Encoder, ReferenceEncoder
+from megatron_math.tokenizer.encoder import Encoder
 
 KINDS = ("bin", "idx", "ids", "roles")
 JOURNAL_BYTES = 1 << 24  # of input between two entries of the journal
@@ -242,7 +242,7 @@ class _Encoding:
         self._job, self._corpus, self._spans = job, corpus, spans
         self._identity, self._journal = identity, journal
         self._encoder, self._differs = encoder, differs
-        is_reference = job.engine == "reference" or isinstance(encoder, ReferenceEncoder)
+        is_reference = job.engine == "reference" or encoder.is_reference
         self._is_fast = not is_reference and differs is None
         self._stamps = _Stamps(spans)
         self._examples: list[str] = []

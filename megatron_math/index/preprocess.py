@@ -53,7 +53,7 @@ def preprocess(
         path=beside(output_prefix, suffix),
         files=files,
         outputs=[replace(each, prefix=beside(each.prefix, suffix)) for each in outputs],
-        tokenizer=load_tokenizer(tokenizer_model, tokenizer_type),
+        tokenizer=load_tokenizer(tokenizer_model, tokenizer_type, with_encoder=engine == "auto"),
         quarantine=beside(output_prefix, f"_quarantine{suffix}.jsonl"),
         append_eod=append_eod,
         engine=engine,

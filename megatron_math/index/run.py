@@ -212,7 +212,7 @@ def _write_tokenizer(
         path.unlink()
     if given is not None:
         load_tokenizer(given).save(folder)
-        return load_tokenizer(folder)
+        return load_tokenizer(folder, with_encoder=True)
     assert isinstance(config.tokenizer, TrainedTokenizer), config.tokenizer
     train = config.tokenizer.train
     log.info("training a tokenizer of %d ids", train.vocab_size)

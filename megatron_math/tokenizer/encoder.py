@@ -26,10 +26,14 @@ Row = Sequence[int] | npt.NDArray[Any]  # ids of one text
 
 
 class Encoder(ABC):
-    """name: library and version. why: why it is this one. Several threads may share one."""
+    """name: library and version. why: why it is this one. Several threads may share one.
+
+    is_reference: whether the library that defines the ids is behind it.
+    """
 
     name: str
     why: str
+    is_reference = False
 
     @abstractmethod
     def encode_flat(self, text: UInt8s, offsets: Int64s) -> tuple[Int32s, Int32s]:
@@ -41,6 +45,8 @@ class Encoder(ABC):
 
 class ReferenceEncoder(Encoder):
     """The library that defines the ids. One text after another on the calling thread."""
+
+    is_reference = True
 
     def __init__(self, tokenizer: Tokenizer, why: str) -> None:
         self.name = f"{tokenizer.library} {version(tokenizer.library)}"
@@ -92,7 +98,7 @@ def open_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
         return ReferenceEncoder(tokenizer, str(error))
     probes = (*SAMPLE, *probes_of(tokenizer.names_in_text()))
     text, offsets = flat_texts(probes)
-    differing = differing_texts(fast, ReferenceEncoder(tokenizer, ""), text, offsets)
+    differing = differing_texts(fast, tokenizer.open_checker(), text, offsets)
     if differing:
         return ReferenceEncoder(
             tokenizer,

@@ -5,7 +5,9 @@ Text is encoded as transformers does it: a special token's name inside a text be
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as Engine
 
@@ -33,13 +35,7 @@ class HuggingFaceTokenizer(LibraryTokenizer):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._bytes = path.read_bytes()
-        try:
-            self._engine = Engine.from_buffer(self._bytes)
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-            raise UserError(f"{path} is not a tokenizer.json: {error}") from None
-        # A saved truncation would cut documents, a saved padding would add tokens, both in silence.
-        self._engine.no_truncation()
-        self._engine.no_padding()
+        self._names = [t.content for t in self._engine.get_added_tokens_decoder().values()]
         vocabulary = self._engine.get_vocab(with_added_tokens=True)
         self.size = max(vocabulary.values()) + 1
         special = find_special_tokens(path.parent, self._engine.token_to_id)
@@ -63,6 +59,25 @@ class HuggingFaceTokenizer(LibraryTokenizer):
             bos_id=self.bos_id,
             adds_bos=self.adds_bos,
         )
+
+    @cached_property
+    def _engine(self) -> Engine:  # type: ignore[override]  # set by no one
+        try:
+            engine = Engine.from_buffer(self._bytes)
+        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+            raise UserError(f"{self.path} is not a tokenizer.json: {error}") from None
+        # A saved truncation would cut documents, a saved padding would add tokens, both in silence.
+        engine.no_truncation()
+        engine.no_padding()
+        return engine
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what the library and the engines have loaded."""
+        kept = ("path", "_bytes", "_names", "size", "eod_id", "bos_id", "adds_bos", "fingerprint")
+        return {name: self.__dict__[name] for name in kept}
+
+    def names_in_text(self) -> list[str]:
+        return self._names
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._engine.decode(list(ids), skip_special_tokens=True)

