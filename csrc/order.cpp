@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <limits>
@@ -141,32 +142,63 @@ py::tuple pack_index(const Int64Array& lengths, int64_t sequence_length, int64_t
                         to_array(std::move(packs.starts)));
 }
 
-// How often values[i] stands in order[begins[i]] .. order[ends[i] - 1].
+// How many of these equal `value`. Sums of the numbers' own width let the processor compare and add
+// as many at a time as it can.
 template <typename Number>
-py::array_t<int64_t> count_equal(const py::array_t<Number, py::array::c_style>& order,
-                                 const Int64Array& begins, const Int64Array& ends,
-                                 const Int64Array& values) {
-  for (const auto* array : {&begins, &ends, &values}) require_axes(*array, 1, "a range");
+int64_t count_equal(const Number* numbers, int64_t count, Number value) {
+  constexpr int64_t kMost = std::numeric_limits<uint16_t>::max();
+  int64_t equal = 0;
+  for (int64_t done = 0; done < count; done += kMost) {
+    const int64_t stop = std::min(count, done + kMost);
+    Number here = 0;
+    for (int64_t i = done; i < stop; ++i) here = static_cast<Number>(here + (numbers[i] == value));
+    equal += here;
+  }
+  return equal;
+}
+
+template <typename Number>
+py::tuple locate(const py::array_t<Number, py::array::c_style>& order,
+                 const Int64Array& counts_before, int64_t block_samples,
+                 const Int64Array& samples) {
   require_axes(order, 1, "order");
-  if (begins.size() != ends.size() || begins.size() != values.size()) {
-    throw std::invalid_argument("begins, ends and values must be of one size");
+  require_axes(counts_before, 2, "counts_before");
+  require_axes(samples, 1, "samples");
+  const int64_t num_samples = order.size(), num_sources = counts_before.shape(1);
+  if (block_samples < 1 ||
+      (num_samples > 0 && (num_samples - 1) / block_samples >= counts_before.shape(0))) {
+    throw std::invalid_argument(std::to_string(counts_before.shape(0)) + " blocks of " +
+                                std::to_string(block_samples) + " do not hold " +
+                                std::to_string(num_samples) + " samples");
   }
-  py::array_t<int64_t> counts(begins.size());
-  const Number* const numbers = order.data();
-  const int64_t *begin = begins.data(), *end = ends.data(), *value = values.data();
-  const int64_t num_numbers = order.size(), num_ranges = begins.size();
-  int64_t* const count = counts.mutable_data();
-  const py::gil_scoped_release release;
-  for (int64_t i = 0; i < num_ranges; ++i) {
-    if (begin[i] < 0 || end[i] < begin[i] || end[i] > num_numbers) {
-      throw std::invalid_argument("range " + std::to_string(begin[i]) + " to " +
-                                  std::to_string(end[i]) + " of " + std::to_string(num_numbers) +
-                                  " numbers");
+  const int64_t count = samples.size();
+  py::array_t<int32_t> sources(count);
+  py::array_t<int64_t> numbers(count);
+  const Number* const source_of = order.data();
+  const int64_t *before = counts_before.data(), *asked = samples.data();
+  int32_t* const source = sources.mutable_data();
+  int64_t* const number = numbers.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    for (int64_t b = 0; b < count; ++b) {
+      const int64_t sample = asked[b];
+      if (sample < 0 || sample >= num_samples) {
+        throw std::out_of_range("sample " + std::to_string(sample) + " of " +
+                                std::to_string(num_samples));
+      }
+      const Number value = source_of[sample];
+      if (value >= num_sources) {
+        throw std::invalid_argument("sample " + std::to_string(sample) + " is of source " +
+                                    std::to_string(value) + ", counts are given for " +
+                                    std::to_string(num_sources));
+      }
+      const int64_t block = sample / block_samples, begin = block * block_samples;
+      source[b] = static_cast<int32_t>(value);
+      number[b] = before[block * num_sources + value] +
+                  count_equal(source_of + begin, sample - begin, value);
     }
-    count[i] = 0;
-    for (int64_t k = begin[i]; k < end[i]; ++k) count[i] += numbers[k] == value[i];
   }
-  return counts;
+  return py::make_tuple(sources, numbers);
 }
 
 std::vector<int64_t> to_vector(const Int64Array& array) {
@@ -293,13 +325,13 @@ void bind_order(py::module_& m) {
         py::arg("samples").noconvert());
   m.def("pack_index", &pack_index, py::arg("lengths").noconvert(), py::arg("sequence_length"),
         py::arg("align"), py::arg("window"));
-  const auto def_count = [&](auto number) {
-    m.def("count_equal", &count_equal<decltype(number)>, py::arg("order").noconvert(),
-          py::arg("begins").noconvert(), py::arg("ends").noconvert(),
-          py::arg("values").noconvert());
+  const auto def_locate = [&](auto number) {
+    m.def("locate", &locate<decltype(number)>, py::arg("order").noconvert(),
+          py::arg("counts_before").noconvert(), py::arg("block_samples"),
+          py::arg("samples").noconvert());
   };
-  def_count(uint16_t{});
-  def_count(uint32_t{});
+  def_locate(uint16_t{});
+  def_locate(uint32_t{});
   py::class_<BlendOrder>(m, "BlendOrder")
       .def(py::init<const Int64Array&, const Int64Array&, const Int64Array&, int64_t,
                     const Int64Array&, std::optional<int64_t>>(),

@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <vector>
@@ -34,10 +35,10 @@ T* writable(py::array_t<T, py::array::c_style>& array, int64_t num_rows, int64_t
 class Slabs {
  public:
   char* take(std::size_t bytes) {
-    for (auto slab = free_.begin(); slab != free_.end(); ++slab) {
+    for (auto slab = free_.rbegin(); slab != free_.rend(); ++slab) {  // the last is still in caches
       if (slab->bytes != bytes) continue;
       char* const data = slab->data;
-      free_.erase(slab);
+      free_.erase(std::next(slab).base());
       kept_ -= bytes;
       return data;
     }
@@ -99,28 +100,6 @@ py::tuple empty_rows(int64_t num_rows, int64_t sequence_length) {
                         array(int32_t{}, 3 * wide + narrow), array(int64_t{}, 2 * wide));
 }
 
-// The tokens of a corpus whose roles do not matter, read from its file piece by piece.
-template <typename Token>
-class CorpusFile {
- public:
-  static constexpr const uint8_t* roles = nullptr;
-  static constexpr const uint8_t* role_counts = nullptr;
-
-  explicit CorpusFile(const FileReads& file) : file_(file) {}
-
-  const char* tokens(int64_t first, int64_t count) {
-    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(Token);
-    if (scratch_.size() < bytes) scratch_.resize(bytes);
-    file_.read(scratch_.data(), static_cast<int64_t>(bytes),
-               first * static_cast<int64_t>(sizeof(Token)));
-    return scratch_.data();
-  }
-
- private:
-  const FileReads& file_;
-  std::vector<char> scratch_;
-};
-
 // Where rows go: those of a batch, by their numbers.
 struct Target {
   order::Row batch;
@@ -128,23 +107,75 @@ struct Target {
   const int64_t* row_numbers;
 };
 
-template <typename Token, typename Source>
-void write_rows(Source& source, int64_t num_tokens, const order::RowPieces& pieces,
-                const order::RowLayout& layout, const Target& target) {
-  order::check_row_pieces(pieces, num_tokens, layout.sequence_length);
+void check_rows(const order::RowPieces& pieces, int64_t num_tokens, int64_t sequence_length,
+                const Target& target) {
+  order::check_row_pieces(pieces, num_tokens, sequence_length);
   for (int64_t b = 0; b < pieces.num_rows; ++b) {
     if (target.row_numbers[b] < 0 || target.row_numbers[b] >= target.num_rows) {
       throw std::invalid_argument("row " + std::to_string(target.row_numbers[b]) +
                                   " of a batch of " + std::to_string(target.num_rows));
     }
   }
-  order::RowWriter<Token, Source> writer(source, layout);
+}
+
+template <typename Token>
+void write_rows_portably(const order::Corpus& corpus, const order::RowPieces& rows,
+                         const order::RowLayout& layout, const Target& target) {
+  order::RowWriter<Token> writer(corpus, layout);
   const order::Row& batch = target.batch;
-  for (int64_t b = 0; b < pieces.num_rows; ++b) {
+  for (int64_t b = 0; b < rows.num_rows; ++b) {
     const int64_t at = target.row_numbers[b] * layout.sequence_length;
-    writer.write(pieces.pieces + 3 * pieces.starts[b], pieces.starts[b + 1] - pieces.starts[b],
+    writer.write(rows.pieces + 3 * rows.starts[b], rows.starts[b + 1] - rows.starts[b],
                  {batch.tokens + at, batch.labels + at, batch.loss_mask + at,
                   batch.document_ids + at, batch.position_ids + at});
+  }
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+// The same with stores of 32 bytes: their number decides the time, 131 KB a row of 4,096 tokens
+// take 3.8 us in place of 6.2 (2026-11-22).
+template <typename Token>
+__attribute__((target("avx2"), flatten)) void write_rows_avx2(const order::Corpus& corpus,
+                                                              const order::RowPieces& rows,
+                                                              const order::RowLayout& layout,
+                                                              const Target& target) {
+  write_rows_portably<Token>(corpus, rows, layout, target);
+}
+#endif
+
+template <typename Token>
+void write_rows(const order::Corpus& corpus, const order::RowPieces& rows,
+                const order::RowLayout& layout, const Target& target) {
+#if defined(__x86_64__) && defined(__GNUC__)
+  if (__builtin_cpu_supports("avx2")) return write_rows_avx2<Token>(corpus, rows, layout, target);
+#endif
+  write_rows_portably<Token>(corpus, rows, layout, target);
+}
+
+// Reads the pieces of some rows, then writes these. By turns they drive each other's data out of
+// the processor's nearer caches: 31 us a row of 4,096 tokens, this way 27 (2026-11-22).
+template <typename Token>
+void write_file_rows(const FileReads& file, const order::RowPieces& rows,
+                     const order::RowLayout& layout, const Target& target) {
+  constexpr int64_t kReadTogether = 256 << 10, kToken = sizeof(Token);
+  std::vector<int64_t> pieces(rows.pieces, rows.pieces + 3 * rows.num_pieces);
+  thread_local std::vector<char> read;  // fresh memory would cost page faults every time
+  for (int64_t first = 0, stop = 0; first < rows.num_rows; first = stop) {
+    int64_t num_read = 0;
+    for (; stop < rows.num_rows && num_read * kToken < kReadTogether; ++stop) {
+      for (int64_t p = rows.starts[stop]; p < rows.starts[stop + 1]; ++p) {
+        pieces[3 * p] = num_read;
+        num_read += pieces[3 * p + 1];
+      }
+    }
+    read.resize(std::max(read.size(), static_cast<std::size_t>(num_read * kToken)));
+    for (int64_t p = rows.starts[first]; p < rows.starts[stop]; ++p) {
+      const int64_t* const piece = rows.pieces + 3 * p;
+      file.read(read.data() + pieces[3 * p] * kToken, piece[1] * kToken, piece[0] * kToken);
+    }
+    const order::RowPieces part{pieces.data(), rows.num_pieces, rows.starts + first, stop - first};
+    write_rows<Token>({read.data(), nullptr, nullptr}, part, layout,
+                      {target.batch, target.num_rows, target.row_numbers + first});
   }
 }
 
@@ -235,13 +266,13 @@ void read_rows(const py::array& bin, const Int64Array& pieces, const Int64Array&
   }
   with_token_type(bin.dtype(), [&](auto token) {
     using Token = decltype(token);
-    order::Corpus<Token> corpus{static_cast<const char*>(bin.data()),
-                                by_role ? roles.data() : nullptr,
-                                by_role ? role_counts.data() : nullptr};
+    const order::Corpus corpus{static_cast<const char*>(bin.data()),
+                               by_role ? roles.data() : nullptr,
+                               by_role ? role_counts.data() : nullptr};
     const int64_t num_tokens = bin.size();
     py::gil_scoped_release release;
-    write_rows<Token>(corpus, num_tokens, asked.rows, {asked.length, pad_id, attend_across},
-                      asked.target);
+    check_rows(asked.rows, num_tokens, asked.length, asked.target);
+    write_rows<Token>(corpus, asked.rows, {asked.length, pad_id, attend_across}, asked.target);
   });
 }
 
@@ -261,10 +292,9 @@ void read_file_rows(int descriptor, const std::string& path, const py::dtype& dt
   with_token_type(dtype, [&](auto token) {
     using Token = decltype(token);
     py::gil_scoped_release release;
-    const FileReads file{descriptor, path};
-    CorpusFile<Token> corpus(file);
-    write_rows<Token>(corpus, num_tokens, asked.rows, {asked.length, pad_id, attend_across},
-                      asked.target);
+    check_rows(asked.rows, num_tokens, asked.length, asked.target);
+    write_file_rows<Token>({descriptor, path}, asked.rows, {asked.length, pad_id, attend_across},
+                           asked.target);
   });
 }
 

@@ -15,15 +15,10 @@ namespace order {
 
 // One corpus in memory. tokens: numbers of type Token at any address; roles: one byte a token or
 // null; role_counts: 256 bytes, whether a role's tokens are labels that count.
-template <typename Token>
 struct Corpus {
-  const char* begin;
+  const char* tokens;
   const uint8_t* roles;
   const uint8_t* role_counts;
-
-  const char* tokens(int64_t first, int64_t) const {
-    return begin + first * static_cast<int64_t>(sizeof(Token));
-  }
 };
 
 // Pieces are rows (first token in the corpus, tokens, padding); row b holds pieces
@@ -88,16 +83,10 @@ inline void check_row_pieces(const RowPieces& rows, int64_t num_tokens, int64_t 
 // positions begin at 0; with attend_across all tokens have id 0, padding its run's number + 1, and
 // positions count through. A label counts where its role does and where it follows a token with
 // the same id.
-//
-// Source: `tokens(first, count)` gives the address of so many tokens, good until the next call;
-// roles and role_counts as in Corpus.
-template <typename Token, typename Source = Corpus<Token>>
+template <typename Token>
 class RowWriter {
  public:
-  RowWriter(Source& corpus, const RowLayout& layout)
-      : corpus_(corpus), layout_(layout), counted_(layout.sequence_length) {
-    std::iota(counted_.begin(), counted_.end(), int64_t{0});
-  }
+  RowWriter(const Corpus& corpus, const RowLayout& layout) : corpus_(corpus), layout_(layout) {}
 
   // The pieces are those of `check_row_pieces`.
   void write(const int64_t* pieces, int64_t num_pieces, const Row& row) {
@@ -113,13 +102,12 @@ class RowWriter {
 
  private:
   void write_tokens(int64_t first, int64_t count, const Row& row) {
-    const char* source = corpus_.tokens(first, count);
+    const char* source = corpus_.tokens + first * static_cast<int64_t>(sizeof(Token));
     const int64_t inputs = std::min(count, layout_.sequence_length - at_);
     const int64_t skipped = at_ == 0 ? 1 : 0;  // slot 0 is nobody's label
-    int64_t* const tokens = row.tokens + at_;
-    copy(source, inputs, tokens);
-    copy_numbers(tokens + skipped, inputs - skipped, row.labels + (at_ + skipped - 1));
-    if (count > inputs) copy(source + inputs * sizeof(Token), 1, row.labels + (at_ + inputs - 1));
+    // Labels come from the tokens as stored, not from row.tokens: these are four times the bytes.
+    copy(source, inputs, row.tokens + at_);
+    copy(source + skipped * sizeof(Token), count - skipped, row.labels + (at_ + skipped - 1));
     float* mask = row.loss_mask + at_ + skipped - 1;  // the label in slot s stands at s - 1
     if (corpus_.roles == nullptr) {
       std::fill_n(mask, count - skipped, 1.0f);
@@ -152,12 +140,7 @@ class RowWriter {
   void number(int64_t inputs, int64_t id, const Row& row) const {
     std::fill_n(row.document_ids + at_, inputs, static_cast<int32_t>(id));
     const int64_t from = layout_.attend_across ? at_ : 0;
-    copy_numbers(counted_.data() + from, inputs, row.position_ids + at_);
-  }
-
-  // The C library's copy is the fastest there is on any processor.
-  static void copy_numbers(const int64_t* source, int64_t count, int64_t* target) {
-    if (count > 0) std::memcpy(target, source, static_cast<std::size_t>(count) * 8);
+    std::iota(row.position_ids + at_, row.position_ids + (at_ + inputs), from);
   }
 
   static void copy(const char* source, int64_t count, int64_t* target) {
@@ -168,9 +151,8 @@ class RowWriter {
     }
   }
 
-  Source& corpus_;
+  Corpus corpus_;
   RowLayout layout_;
-  std::vector<int64_t> counted_;  // 0, 1, 2, ...
   int64_t at_ = 0, run_ = 0;  // the next slot, the next run of tokens or of padding
   bool after_token_ = false;  // slot at_ - 1 holds a token
 };

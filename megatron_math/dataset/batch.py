@@ -31,7 +31,7 @@ class Batch:
 
     @classmethod
     def of(cls, rows: Rows, source_B: npt.NDArray[np.int32]) -> "Batch":
-        return cls(**rows._asdict(), source_B=source_B)
+        return cls(*rows, source_B)
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,7 @@ def read_rows(
     A label counts when it goes on in its input's document and its role is wanted. into,
     row_numbers: the batch and the rows in it to write; default: all, in order.
     """
-    documents, starts, counts, padding, _ = layout.pieces_P5.T
-    pieces_P3 = np.empty((len(documents), 3), dtype=np.int64)
-    pieces_P3[:, 0] = index.firsts(documents, starts)
-    pieces_P3[:, 1], pieces_P3[:, 2] = counts, padding
+    pieces_P3 = index.bin_pieces(layout.pieces_P5)
     asked = pieces_P3, layout.starts, reading.sequence_length, reading.pad_id, reading.attend_across
     ids = index.ids
     if reading.loss_roles is not None:

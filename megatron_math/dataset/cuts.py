@@ -1,7 +1,7 @@
 """The two ways to make samples of a stream's segments: `concat` and `whole` (`STREAMS`)."""
 
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from megatron_math.dataset.stream import (
     Items,
     Layout,
     Mark,
+    Samples,
     Stream,
     StreamSettings,
 )
@@ -113,32 +114,40 @@ class ConcatStream(Stream):
             first = int(self._units[row])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def layouts(self, samples: Iterable[int]) -> Layout:
+    def layouts(self, samples: Samples) -> Layout:
+        sample_B, first = np.ascontiguousarray(samples, dtype=np.int64), self._first_native_sample
+        if first is None or (first and (sample_B < first).any()):
+            return super().layouts(sample_B.tolist())
+        return Layout(*self._concat_pieces(sample_B))
+
+    @cached_property
+    def _first_native_sample(self) -> int | None:
+        """None: what an earlier stage left over, and lengths that are not mapped, go the way of
+        `pieces`."""
         order, segments = self.segments.order, self.segments
-        samples_B = np.fromiter(samples, dtype=np.int64)
-        # What an earlier stage left over, and lengths that are not mapped, go the way of `pieces`.
-        length = self.settings.sequence_length
+        if not isinstance(order, TrainingOrder):
+            return None
+        if not order.lengths.is_mapped_for(segments.segment_documents):
+            return None
         left_slots = int(self._units[1]) if segments.start.inside else 0
-        if (
-            not isinstance(order, TrainingOrder)
-            or not order.lengths.is_mapped_for(segments.segment_documents)
-            or (left_slots and len(samples_B) and int(samples_B.min()) * length < left_slots)
-        ):
-            return super().layouts(samples_B.tolist())
-        return Layout(
-            *concat_pieces(
-                order.lengths.array,
-                order.split.key,
-                order.split.num_held_out,
-                self._epoch_keys,
-                segments.start.epoch,
-                segments.start.position,
-                segments.segment_documents,
-                self.settings.align,
-                self._slots_before,
-                length,
-                samples_B,
-            )
+        return -(-left_slots // self.settings.sequence_length)
+
+    @cached_property
+    def _concat_pieces(self) -> Callable[[Int64Array], tuple[Int64Array, Int64Array]]:
+        order, segments = self.segments.order, self.segments
+        assert isinstance(order, TrainingOrder)
+        return partial(
+            concat_pieces,
+            order.lengths.array,
+            order.split.key,
+            order.split.num_held_out,
+            self._epoch_keys,
+            segments.start.epoch,
+            segments.start.position,
+            segments.segment_documents,
+            self.settings.align,
+            self._slots_before,
+            self.settings.sequence_length,
         )
 
     @cached_property

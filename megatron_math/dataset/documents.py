@@ -12,7 +12,12 @@ import numpy.typing as npt
 
 from megatron_math.base.errors import UserError
 from megatron_math.dataset.file_array import FileArray, identity_of
-from megatron_math.native.index_reader import HEADER_BYTES, check_index, parse_index_header
+from megatron_math.native.index_reader import (
+    HEADER_BYTES,
+    bin_pieces,
+    check_index,
+    parse_index_header,
+)
 
 MAGIC, VERSION = b"MMIDIDX\x00\x00", 1  # how an .idx begins
 CHECKED_TOGETHER = 1 << 20  # documents
@@ -123,9 +128,13 @@ class IndexedDocuments:
             )
         return num_empty
 
-    def firsts(self, documents: Int64Array, starts: Int64Array) -> Int64Array:
-        """Numbers, among all ids of the index, of the ids at `starts` inside these documents."""
-        return self._pointers.take(documents) // self.dtype.itemsize + starts
+    def bin_pieces(self, pieces_P5: Int64Array) -> Int64Array:
+        """Pieces as `rows.read_rows` takes them: first id among all of the index, ids, padding."""
+        if self._pointers.is_mapped_for(len(pieces_P5)):
+            return bin_pieces(self._pointers.array, self.dtype.itemsize, pieces_P5)
+        documents, starts, counts, padding, _ = pieces_P5.T
+        firsts = self._pointers.take(documents) // self.dtype.itemsize + starts
+        return np.stack((firsts, counts, padding), axis=1)
 
     @property
     def ids(self) -> FileArray:

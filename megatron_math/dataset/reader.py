@@ -15,12 +15,13 @@ from megatron_math.dataset.batch import Batch, Reading, read_rows
 from megatron_math.dataset.documents import IndexedDocuments
 from megatron_math.dataset.plan import Plan, PlanSource
 from megatron_math.dataset.stream import Cache, Mark, Stream
-from megatron_math.native.order import count_equal, permute
+from megatron_math.native.order import locate, permute
 from megatron_math.native.rows import Rows
 
 CURSOR_FORMAT = "megatron-math data state"
 CURSOR_VERSION = 2
 
+Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 SampleNumbers = Sequence[int] | npt.NDArray[np.integer]
 
@@ -40,6 +41,7 @@ class PlanReader:
         self._order = plan.order(self._stage)
         self._counts_before = plan.counts(self._stage)
         self._streams: dict[int, Stream] = {}
+        self._sources: dict[int, tuple[IndexedDocuments, Stream, Reading]] = {}
         self._cache = Cache()
 
     def stream(self, source: int) -> Stream:
@@ -52,34 +54,35 @@ class PlanReader:
         source_B, number_B = self._locate([sample])
         return int(source_B[0]), int(number_B[0])
 
-    def _locate(self, sample_indices: SampleNumbers) -> tuple[Int64Array, Int64Array]:
-        sample_B = np.asarray(sample_indices, dtype=np.int64)
-        outside = sample_B[(sample_B < 0) | (sample_B >= self.num_samples)]
-        if len(outside):
+    def _locate(self, sample_indices: SampleNumbers) -> tuple[Int32Array, Int64Array]:
+        sample_B = np.ascontiguousarray(sample_indices, dtype=np.int64)
+        try:
+            block_samples = self._described.block_samples
+            return locate(self._order, self._counts_before, block_samples, sample_B)
+        except IndexError:
+            outside = sample_B[(sample_B < 0) | (sample_B >= self.num_samples)]
             raise IndexError(
                 f"sample {outside[0]} of stage '{self.stage}', which has {self.num_samples}"
-            )
-        source_B = self._order[sample_B].astype(np.int64)
-        block_B = sample_B // self._described.block_samples
-        begin_B = block_B * self._described.block_samples
-        inside_B = count_equal(self._order, begin_B, sample_B, source_B)
-        return source_B, np.asarray(self._counts_before[block_B, source_B]) + inside_B
+            ) from None
 
     def batch(self, sample_indices: SampleNumbers) -> Batch:
         """The samples asked for, in that order. IndexError for one outside the stage."""
         source_B, number_B = self._locate(sample_indices)
         rows = Rows.empty(len(source_B), self.sequence_length)
-        for source in np.unique(source_B).tolist():
+        found = sorted(set(source_B.tolist()))
+        for source in found:
+            places = np.flatnonzero(source_B == source) if len(found) > 1 else None
+            numbers = number_B if places is None else number_B[places]
+            index, stream, reading = self._source(source)
+            read_rows(index, stream.layouts(numbers), reading, into=rows, row_numbers=places)
+        return Batch.of(rows, source_B)
+
+    def _source(self, source: int) -> tuple[IndexedDocuments, Stream, Reading]:
+        if source not in self._sources:
             described = self._described.sources[source]
-            places = np.flatnonzero(source_B == source)
-            read_rows(
-                self.plan.index(described.name),
-                self.stream(source).layouts(number_B[places]),
-                self._reading(described),
-                into=rows,
-                row_numbers=places,
-            )
-        return Batch.of(rows, source_B.astype(np.int32))
+            index = self.plan.index(described.name)
+            self._sources[source] = index, self.stream(source), self._reading(described)
+        return self._sources[source]
 
     def _reading(self, source: PlanSource) -> Reading:
         return Reading(
@@ -196,6 +199,6 @@ class ValidationReader:
                 raise IndexError(f"held-out sample {sample}, there are {self.num_samples}")
         rows = Rows.empty(len(sample_indices), self._reading.sequence_length)
         if self._stream is not None:
-            layout = self._stream.layouts(map(int, sample_indices))
+            layout = self._stream.layouts(sample_indices)
             read_rows(self._index, layout, self._reading, into=rows)
         return Batch.of(rows, np.full(len(sample_indices), self._source, dtype=np.int32))

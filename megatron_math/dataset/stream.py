@@ -10,7 +10,7 @@ A slot is a token or a token of padding. A row is a segment of the stream, count
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -23,6 +23,7 @@ from megatron_math.base.config import Section
 from megatron_math.dataset.split import Order
 
 Int64Array = npt.NDArray[np.int64]
+Samples = Sequence[int] | npt.NDArray[np.integer]
 CACHE_BYTES = 48 << 20
 
 
@@ -226,7 +227,7 @@ class Stream(ABC):
         """Tokens, without padding, as far as the table reaches."""
         return int(self._tokens[-1])
 
-    def layouts(self, samples: Iterable[int]) -> Layout:
+    def layouts(self, samples: Samples) -> Layout:
         return Layout.of([self.pieces(int(sample)) for sample in samples])
 
     def layout(self, sample: int) -> list[Piece]:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from megatron_math import _native  # type: ignore[attr-defined]
 
+Int64Array = npt.NDArray[np.int64]
+
 HEADER_BYTES = 34
 # Codes of megatron.core.datasets.indexed_dataset.DType that can hold token ids.
 DTYPES = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
@@ -68,3 +70,11 @@ def check_index(
     bin_bytes: that is the caller's to compare.
     """
     return _native.check_index(lengths, pointers, item_bytes, bin_bytes, first, begin)
+
+
+def bin_pieces(pointers: Int64Array, item_bytes: int, pieces_P5: Int64Array) -> Int64Array:
+    """[P, 3]: first id among all of the .bin's, ids, slots of padding behind them.
+
+    pieces_P5: rows of `stream.Piece`'s fields. IndexError for a document that is not there.
+    """
+    return _native.bin_pieces(pointers, item_bytes, pieces_P5)

@@ -148,14 +148,18 @@ def pack_index(
     return _native.pack_index(lengths, sequence_length, align, window)
 
 
-def count_equal(
+def locate(
     order_N: npt.NDArray[np.unsignedinteger],
-    begins: Int64Array,
-    ends: Int64Array,
-    values: Int64Array,
-) -> Int64Array:
-    """How often values[i] stands in order_N[begins[i] : ends[i]]; order_N is uint16 or uint32."""
-    return _native.count_equal(order_N, begins, ends, values)
+    counts_before: Int64Array,
+    block_samples: int,
+    samples: Int64Array,
+) -> tuple[Int32Array, Int64Array]:
+    """(source of each sample, its number among that source's samples).
+
+    order_N: sources of all samples, uint16 or uint32. counts_before [blocks, sources]: samples of
+    each source before every `block_samples` samples. IndexError for a sample that is not there.
+    """
+    return _native.locate(order_N, counts_before, block_samples, samples)
 
 
 class BlendOrder:

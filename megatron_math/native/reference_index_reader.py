@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-from megatron_math.native.index_reader import DTYPES, HEADER_BYTES, IndexFacts
+from megatron_math.native.index_reader import DTYPES, HEADER_BYTES, IndexFacts, Int64Array
 
 
 def parse_index_header(header: bytes, idx_bytes: int, bin_bytes: int) -> IndexFacts:
@@ -54,3 +54,11 @@ def check_index(
             raise ValueError(f"document {first + i}: {length} tokens from byte {pointer} on")
         end += length * item_bytes
     return end, int(np.count_nonzero(lengths == 0))
+
+
+def bin_pieces(pointers: Int64Array, item_bytes: int, pieces_P5: Int64Array) -> Int64Array:
+    """One column after the other; see `index_reader.bin_pieces`."""
+    documents, starts, counts, padding, _ = pieces_P5.T
+    if len(documents) and not 0 <= documents.min() <= documents.max() < len(pointers):
+        raise IndexError(f"documents {documents} of {len(pointers)}")
+    return np.stack((pointers[documents] // item_bytes + starts, counts, padding), axis=1)

@@ -201,6 +201,22 @@ def blend_order(
     return np.array(order, dtype=np.int32), np.array(given, dtype=np.int64)
 
 
+def locate(
+    order_N: npt.NDArray[np.unsignedinteger],
+    counts_before: Int64Array,
+    block_samples: int,
+    samples: Int64Array,
+) -> tuple[Int32Array, Int64Array]:
+    """Counted from the first sample on; see `order.locate`. counts_before is taken as right."""
+    if samples.size and not 0 <= samples.min() <= samples.max() < len(order_N):
+        raise IndexError(f"samples {samples} of {len(order_N)}")
+    source_B = order_N[samples].astype(np.int32)
+    number_B = [
+        np.count_nonzero(order_N[:sample] == order_N[sample]) for sample in samples.tolist()
+    ]
+    return source_B, np.array(number_B, dtype=np.int64)
+
+
 class _Target:
     """One source's tokens as a function of the mix's: whole at the bends, then a constant rate."""
 

@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_math.native import index_reader, reference_index_reader
-from megatron_math.native.index_reader import HEADER_BYTES, check_index, parse_index_header
+from megatron_math.native.index_reader import (
+    HEADER_BYTES,
+    bin_pieces,
+    check_index,
+    parse_index_header,
+)
 
 MAGIC = b"MMIDIDX\x00\x00"
 COUNTS = st.one_of(st.integers(0, 5), st.integers(0, 2**64 - 1), st.sampled_from([2**60, 2**61]))
@@ -141,3 +146,25 @@ def test_codes_are_those_of_megatron_core():
     indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     for code, dtype in index_reader.DTYPES.items():
         assert indexed_dataset.DType(code).name == np.dtype(dtype).name
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_pieces_of_the_bin_equal_their_twin(data):
+    item_bytes = data.draw(st.sampled_from([1, 2, 4, 8]))
+    pointers = np.array(data.draw(st.lists(st.integers(-9, 2**60), max_size=8)), dtype=np.int64)
+    unaligned = np.frombuffer(b"." + pointers.tobytes(), np.int64, offset=1)
+    document = st.integers(-1, len(pointers))
+    rows = st.tuples(document, *[st.integers(0, 2**40)] * 4)
+    pieces = np.array(data.draw(st.lists(rows, max_size=6)), dtype=np.int64).reshape(-1, 5)
+    arguments = unaligned, item_bytes, pieces
+    try:
+        expected = reference_index_reader.bin_pieces(*arguments)
+    except IndexError:
+        with pytest.raises(IndexError, match=f" of {len(pointers)}"):
+            bin_pieces(*arguments)
+    else:
+        found = bin_pieces(*arguments)
+        assert found.flags.c_contiguous
+        assert found.dtype == expected.dtype
+        assert np.array_equal(found, expected)

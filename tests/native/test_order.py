@@ -428,16 +428,32 @@ def test_blend_order_refuses_with_the_numbers():
 
 
 @given(st.data())
-@settings(max_examples=50, deadline=None)
-def test_count_equal(data):
-    numbers = data.draw(st.lists(st.integers(0, 3), max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_samples_are_located_as_by_counting_all_before(data):
     dtype = data.draw(st.sampled_from([np.uint16, np.uint32]))
-    order_N = np.array(numbers, dtype=dtype)
-    edge = st.integers(0, len(numbers))
-    ranges = data.draw(st.lists(st.tuples(edge, edge, st.integers(0, 4)), max_size=5))
-    begins, ends, values = np.array([(*sorted(r[:2]), r[2]) for r in ranges]).reshape(-1, 3).T
-    arguments = [np.ascontiguousarray(a, dtype=np.int64) for a in (begins, ends, values)]
-    expected = [numbers[b:e].count(v) for b, e, v in zip(*arguments, strict=True)]
-    assert order.count_equal(order_N, *arguments).tolist() == expected
-    with pytest.raises(ValueError, match=f"0 to {len(numbers) + 1} of {len(numbers)}"):
-        order.count_equal(order_N, int64(0), int64(len(numbers) + 1), int64(1))
+    num_samples, num_sources = data.draw(st.integers(1, 400)), data.draw(st.integers(1, 4))
+    seed, block_samples = data.draw(st.integers(0, 2**32)), data.draw(st.integers(1, 128))
+    order_N = np.random.default_rng(seed).integers(0, num_sources, num_samples).astype(dtype)
+    begins = range(0, num_samples, block_samples)
+    counts = np.array([np.bincount(order_N[:begin], minlength=num_sources) for begin in begins])
+    samples = int64(*data.draw(st.lists(st.integers(0, num_samples - 1), max_size=8)))
+    found = order.locate(order_N, counts, block_samples, samples)
+    for ours, twin in zip(
+        found, reference_order.locate(order_N, counts, block_samples, samples), strict=True
+    ):
+        assert ours.dtype == twin.dtype
+        assert ours.tolist() == twin.tolist()
+    for wrong in (-1, num_samples, 2**62):
+        with pytest.raises(IndexError, match=f"sample {wrong} of {num_samples}"):
+            order.locate(order_N, counts, block_samples, int64(*samples, wrong))
+    with pytest.raises(ValueError, match="do not hold"):
+        order.locate(order_N, counts[:-1], block_samples, samples)
+    with pytest.raises(ValueError, match=f"of source {num_sources}, counts are given for"):
+        foreign = np.full(num_samples, num_sources, dtype)
+        order.locate(foreign, counts, block_samples, int64(0))
+
+
+def test_a_block_of_one_source_is_counted_past_65535():
+    order_N = np.full(200_000, 7, dtype=np.uint16)
+    _, number = order.locate(order_N, np.zeros((1, 8), dtype=np.int64), 1 << 20, int64(199_999))
+    assert number.tolist() == [199_999]

@@ -1,12 +1,14 @@
 """Rows of a batch: C++ equals its twin to the last element, and refuses what is out of bounds."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_math.native.reference_rows import read_rows as reference_rows
-from megatron_math.native.rows import Rows, read_rows
+from megatron_math.native.rows import Rows, read_file_rows, read_rows
 
 DTYPES = (np.uint16, np.int32, np.uint8, np.int8, np.int16, np.int64)
 
@@ -17,9 +19,9 @@ def int64(*values):
 
 @st.composite
 def batches(draw):
-    sequence_length = draw(st.integers(1, 24))
+    sequence_length = draw(st.integers(1, 24) | st.integers(60, 300))
     dtype = draw(st.sampled_from(DTYPES))
-    num_tokens = draw(st.integers(0, 60))
+    num_tokens = draw(st.integers(0, 60) | st.integers(60, 300))
     seed = draw(st.integers(0, 2**32))
     info = np.iinfo(dtype)
     bin = np.random.default_rng(seed).integers(info.min, info.max, num_tokens, dtype, endpoint=True)
@@ -73,6 +75,37 @@ def test_rows_go_to_the_places_they_are_given_and_nowhere_else(batch, data):
         assert np.array_equal(ours[places], twin)
         others = np.delete(ours, places, axis=0)
         assert (others == 77).all()
+
+
+@given(batches(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_rows_of_a_file_equal_those_of_its_ids(tmp_path_factory, batch, data):
+    bin, pieces, row_starts, sequence_length, pad_id, attend_across, _, _ = batch
+    path = tmp_path_factory.mktemp("rows") / "corpus.bin"
+    bin.tofile(path)
+    asked = pieces, row_starts, sequence_length, pad_id, attend_across
+    with open(path, "rb") as file:
+        found = read_file_rows(file, path, bin.dtype, len(bin), *asked)
+    for ours, twin in zip(found, reference_rows(bin, *asked), strict=True):
+        assert np.array_equal(ours, twin)
+
+
+def test_a_batch_larger_than_what_is_read_together(tmp_path):
+    """10 rows of 131 KB, laid out by threes: the pieces of one go on behind those of the last."""
+    bin, length = np.random.default_rng(3).integers(0, 1 << 16, 90_000).astype(np.uint16), 65_535
+    path = tmp_path / "corpus.bin"
+    bin.tofile(path)
+    pieces = np.array([(7 * row + 3, 65_536 - row, 0) for row in range(10)])
+    places = np.random.default_rng(4).permutation(10)
+    into = Rows.empty(10, length)
+    asked = pieces, np.arange(11), length, 5, False
+    with open(path, "rb") as file:
+        read_file_rows(file, path, bin.dtype, 90_000, *asked, into=into, row_numbers=places)
+    for ours, twin in zip(into, reference_rows(bin, *asked), strict=True):
+        assert np.array_equal(ours[places], twin)
+    os.truncate(path, 90_000)
+    with open(path, "rb") as file, pytest.raises(OSError, match=r"the file ends there.*corpus"):
+        read_file_rows(file, path, bin.dtype, 90_000, *asked)
 
 
 def test_memory_comes_back_only_when_nobody_holds_it():

@@ -527,8 +527,8 @@ void check_rows(Input& input) {
   std::vector<Token> there = tokens;
   if (planted && num_tokens > 0) there.pop_back();
   const Exact<Token> exact(there, input.in(0, 1));
-  order::Corpus<Token> corpus{exact.bytes(), by_role ? roles.data() : nullptr,
-                                    by_role ? counts.data() : nullptr};
+  const order::Corpus corpus{exact.bytes(), by_role ? roles.data() : nullptr,
+                             by_role ? counts.data() : nullptr};
   const order::RowPieces row_pieces{pieces.data(), static_cast<int64_t>(pieces.size()) / 3,
                                     starts.data(), num_rows};
   const order::RowLayout layout{sequence_length, input.in(-1, 70'000), input.coin()};
