@@ -103,6 +103,24 @@ py::array_t<int64_t> find_invalid_utf8(const Bytes& text, const Int64Array& offs
   return to_array(std::move(found));
 }
 
+texts::CharacterSet character_set(const Int64Array& ranges) {
+  if (ranges.ndim() != 2 || ranges.shape(1) != 2) {
+    throw std::invalid_argument("ranges must be [n, 2]");
+  }
+  return {ranges.data(), ranges.shape(0)};
+}
+
+py::array_t<int64_t> texts_with(const texts::CharacterSet& characters, const Bytes& text,
+                                const Int64Array& offsets) {
+  const texts::Flat strings = flat_of(text, offsets);
+  std::vector<int64_t> found;
+  {
+    py::gil_scoped_release release;
+    found = characters.texts_with(strings);
+  }
+  return to_array(std::move(found));
+}
+
 }  // namespace
 
 void bind_texts(py::module_& m) {
@@ -110,6 +128,9 @@ void bind_texts(py::module_& m) {
   m.def("token_roles", &token_roles, py::arg("token_ends").noconvert(),
         py::arg("lengths").noconvert(), py::arg("segment_firsts").noconvert(),
         py::arg("segment_ends").noconvert(), py::arg("segment_roles").noconvert());
+  py::class_<texts::CharacterSet>(m, "CharacterSet")
+      .def(py::init(&character_set), py::arg("ranges").noconvert())
+      .def("texts_with", &texts_with, py::arg("text").noconvert(), py::arg("offsets").noconvert());
   m.def("find_invalid_utf8", &find_invalid_utf8, py::arg("text").noconvert(),
         py::arg("offsets").noconvert());
 }

@@ -1,6 +1,7 @@
 // Flat texts: joining parts into texts, and who speaks at each of their tokens.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
@@ -128,5 +129,68 @@ inline std::vector<int64_t> find_invalid_utf8(const Flat& strings) {
   }
   return found;
 }
+
+// Some of the characters from U+0800 on, which have three bytes or four, and the texts that hold
+// one of them.
+class CharacterSet {
+ public:
+  // ranges: first and last code point of each, `count` of them.
+  CharacterSet(const int64_t* ranges, int64_t count) : is_in_(kCodePoints), begins_(1 << 16) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t first = ranges[2 * i], last = ranges[2 * i + 1];
+      if (first < kFirst || last < first || last >= kCodePoints) {
+        throw std::invalid_argument("characters " + std::to_string(first) + " to " +
+                                    std::to_string(last) + ", " + std::to_string(kFirst) + " to " +
+                                    std::to_string(kCodePoints - 1) + " is possible");
+      }
+      for (int64_t code = first; code <= last; ++code) {
+        is_in_[code] = true;
+        begins_[code < 0x10000 ? (0xE0 | code >> 12) << 8 | (0x80 | (code >> 6 & 0x3F))
+                               : (0xF0 | code >> 18) << 8 | (0x80 | (code >> 12 & 0x3F))] = true;
+      }
+    }
+  }
+
+  // Numbers of the texts; of what is no UTF-8 it may say either.
+  std::vector<int64_t> texts_with(const Flat& strings) const {
+    strings.check("the texts");
+    std::vector<int64_t> found;
+    for (int64_t i = 0; i < strings.count; ++i) {
+      if (is_held(strings.text + strings.offsets[i], strings.text + strings.offsets[i + 1])) {
+        found.push_back(i);
+      }
+    }
+    return found;
+  }
+
+ private:
+  static constexpr int64_t kFirst = 0x800, kCodePoints = 0x110000, kTogether = 64;
+  static constexpr uint8_t kFirstLead = 0xE0;
+
+  bool is_held(const uint8_t* at, const uint8_t* end) const {
+    for (; end - at >= kTogether; at += kTogether) {
+      uint8_t most = 0;
+      for (int64_t k = 0; k < kTogether; ++k) most = std::max(most, at[k]);
+      if (most >= kFirstLead && begins_in(at, at + kTogether, end)) return true;
+    }
+    return begins_in(at, end, end);
+  }
+
+  bool begins_in(const uint8_t* at, const uint8_t* stop, const uint8_t* end) const {
+    for (; at < stop; ++at) {
+      if (*at < kFirstLead || end - at < 3 || !begins_[at[0] << 8 | at[1]]) continue;
+      int64_t code = (at[0] & 0x0F) << 12 | (at[1] & 0x3F) << 6 | (at[2] & 0x3F);
+      if (at[0] >= 0xF0) {
+        if (end - at < 4) continue;
+        code = (at[0] & 0x07) << 18 | (at[1] & 0x3F) << 12 | (at[2] & 0x3F) << 6 | (at[3] & 0x3F);
+      }
+      if (code < kCodePoints && is_in_[code]) return true;
+    }
+    return false;
+  }
+
+  std::vector<bool> is_in_;      // by code point
+  std::vector<uint8_t> begins_;  // by two bytes: does one of them begin so
+};
 
 }  // namespace texts

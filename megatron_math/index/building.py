@@ -4,7 +4,9 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial as partial_call
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +131,10 @@ class IndexBuilding:
 
     @property
     def syncs(self) -> list[Callable[[], None]]:
-        """What brings the flushed bytes to the disk."""
-        return [self.writer.sync_data, *(part.sync_data for part in self._files)]
+        """What brings the flushed bytes to the disk, and then lets the system forget them."""
+        tokens_bytes = self.counts.tokens * self.writer.dtype.itemsize
+        let_go = partial_call(self._digests[".bin"].let_go, tokens_bytes)
+        return [self.writer.sync_data, let_go, *(part.sync_data for part in self._files)]
 
     def partials(self) -> dict[str, int]:
         """Name of each temporary file -> bytes that were flushed."""
@@ -185,7 +189,7 @@ class FollowingDigest:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._digest = hashlib.sha256()
         self._chunk = memoryview(bytearray(CHUNK_BYTES))
-        self._read_bytes = 0
+        self._read_bytes = self._let_go_bytes = 0
         self._thread = ThreadPoolExecutor(1, "digest")
         self._last: Future[None] | None = None
 
@@ -203,6 +207,19 @@ class FollowingDigest:
                 raise OSError(5, f"cannot read back byte {self._read_bytes}", str(self._path))
             self._digest.update(self._chunk[:got])
             self._read_bytes += got
+
+    def let_go(self, num_bytes: int) -> None:
+        """The first `num_bytes` are on disk; what was digested of them leaves the page cache.
+
+        A corpus is larger than memory and would push out what others read. On a virtual machine
+        new pages for 2.5 GB cost 4 s of system time besides, pages that were let go 0.9 s
+        (2026-11-22).
+        """
+        before, self._let_go_bytes = self._let_go_bytes, min(num_bytes, self._read_bytes)
+        if before < self._let_go_bytes:
+            with suppress(OSError):  # only advice
+                count = self._let_go_bytes - before
+                os.posix_fadvise(self._descriptor, before, count, os.POSIX_FADV_DONTNEED)
 
     def finish(self) -> str:
         if self._last is not None:

@@ -59,8 +59,10 @@ from megatron_math.index.workers import (
     encode_in_order,
 )
 from megatron_math.native.output_file import PARTIAL, OutputFile
+from megatron_math.native.texts import CharacterSet
 from megatron_math.tokenizer import Tokenizer
 from megatron_math.tokenizer.encoder import Encoder
+from megatron_math.tokenizer.young_characters import young_ranges
 
 KINDS = ("bin", "idx", "ids", "roles")
 JOURNAL_BYTES = 1 << 24  # of input between two entries of the journal
@@ -122,6 +124,7 @@ def encode_files(
         why: str | None = entry["engine"]["differs"] if entry else None
         while entry is None or entry["state"] != PUBLISHING:
             encoder = job.tokenizer.open_encoder("reference" if why else job.engine)
+            encoder.find_young = CharacterSet(young_ranges()).texts_with
             if entry is not None and entry["engine"]["name"] != encoder.name:
                 log.warning(
                     "%s was begun with %s, this is %s; starting afresh",

@@ -49,3 +49,13 @@ def find_invalid_utf8(text: ByteArray, offsets: Int64Array) -> Int64Array:
         except UnicodeDecodeError:
             found.append(i)
     return np.array(found, np.int64)
+
+
+def texts_with(ranges: Int64Array, text: ByteArray, offsets: Int64Array) -> Int64Array:
+    """Twin of CharacterSet.texts_with."""
+    found = []
+    for i, (begin, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
+        letters = {ord(letter) for letter in text[begin:end].tobytes().decode("utf-8")}
+        if any(first <= letter <= last for letter in letters for first, last in ranges.tolist()):
+            found.append(i)
+    return np.array(found, np.int64)

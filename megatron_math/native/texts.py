@@ -73,6 +73,17 @@ def find_invalid_utf8(text: ByteArray, offsets: Int64Array) -> Int64Array:
     return _native.find_invalid_utf8(text, offsets)
 
 
+class CharacterSet:
+    """Some characters from U+0800 on. ranges: int64[n, 2], first and last code point of each."""
+
+    def __init__(self, ranges: Int64Array) -> None:
+        self._native = _native.CharacterSet(ranges)
+
+    def texts_with(self, text: ByteArray, offsets: Int64Array) -> Int64Array:
+        """Numbers of the texts that hold one of the characters."""
+        return self._native.texts_with(text, offsets)
+
+
 def _require_types(part: Part) -> None:
     found = tuple(array.dtype.name for array in part)
     if found != ("uint8", "int64", "int64"):

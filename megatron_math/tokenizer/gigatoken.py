@@ -23,7 +23,6 @@ from megatron_math.tokenizer.encoder import (
     UInt8s,
     flat_rows,
 )
-from megatron_math.tokenizer.young_characters import young_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +86,7 @@ class GigatokenEncoder(Encoder):
         ids, lengths = self._encode_all(text, offsets)
         if not self._words_are_cached:  # SentencePiece does not cut before it merges
             return ids, lengths
-        young = young_texts(text, offsets)
+        young = self.find_young(text, offsets)
         if len(young) == 0:
             return ids, lengths
         rows = np.split(ids, np.cumsum(lengths)[:-1])

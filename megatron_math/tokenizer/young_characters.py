@@ -27,12 +27,18 @@ FIRST_LEAD = 0xE0  # U+0800 and up have three bytes or four, and the first of th
 
 
 @cache
+def young_ranges() -> npt.NDArray[np.int64]:
+    """First and last code point of each range, int64[n, 2]."""
+    parts = [part.partition("-") for part in YOUNG.split()]
+    return np.array([(int(first, 16), int(last or first, 16)) for first, _, last in parts])
+
+
+@cache
 def _tables() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """(by code point: is it young; by two bytes: does a young character begin with them)"""
     is_young = np.zeros(0x110000, dtype=bool)
-    for part in YOUNG.split():
-        first, _, last = part.partition("-")
-        is_young[int(first, 16) : int(last or first, 16) + 1] = True
+    for first, last in young_ranges():
+        is_young[first : last + 1] = True
     begins_young = np.zeros((256, 256), dtype=bool)
     for code_point in np.flatnonzero(is_young).tolist():
         begins_young[tuple(chr(code_point).encode()[:2])] = True

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_math.native import reference_texts, texts
-from megatron_math.native.texts import Part, choose_texts, find_invalid_utf8, join_texts
+from megatron_math.native.texts import (
+    CharacterSet,
+    Part,
+    choose_texts,
+    find_invalid_utf8,
+    join_texts,
+)
+from megatron_math.tokenizer.young_characters import young_ranges
 
 
 def flat(strings: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -132,3 +139,39 @@ def test_unfit_arrays_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             texts.token_roles(*arguments)
+
+
+RANGES = np.array([[0x88F, 0x88F], [0x2427, 0x2429], [0xFFFF, 0x10000], [0x323B0, 0x33479]])
+
+
+@given(st.lists(st.text(st.sampled_from("aé\u07ff\u0800\u088f\u0890\u2426\u2427\u2429\u242a中\uffff"
+                                        "\U00010000\U00010001\U000323af\U000323b0\U00033479"),
+                        max_size=150), max_size=6))  # fmt: skip
+def test_characters_are_found(strings: list[str]) -> None:
+    text, offsets = flat([string.encode() for string in strings])
+    expected = reference_texts.texts_with(RANGES, text, offsets)
+    assert CharacterSet(RANGES).texts_with(text, offsets).tolist() == expected.tolist()
+
+
+def test_every_character_from_0x800_on() -> None:
+    """Alone, at the end of many others, and where two blocks of 64 bytes meet."""
+    ranges = young_ranges()
+    young = {code for first, last in ranges.tolist() for code in range(first, last + 1)}
+    letters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    for before in (0, 61, 62, 63, 64):
+        characters = CharacterSet(ranges)
+        text, offsets = flat([b"a" * before + letter.encode() for letter in letters])
+        found = [ord(letters[i]) for i in characters.texts_with(text, offsets)]
+        assert found == sorted(young)
+
+
+@pytest.mark.parametrize("bad", [[[0x7FF, 0x7FF]], [[0x900, 0x8FF]], [[0x900, 0x110000]], [0x900]])
+def test_characters_outside_are_refused(bad: list) -> None:
+    with pytest.raises(ValueError, match=r"is possible|must be \[n, 2\]"):
+        CharacterSet(np.array(bad))
+
+
+def test_half_a_character_at_the_end_is_not_read_past() -> None:
+    whole = "\U000323b0".encode()
+    for count in range(1, 4):
+        assert CharacterSet(RANGES).texts_with(*flat([whole[:count]])).tolist() == []

@@ -90,6 +90,9 @@ void check(const uint8_t* data, std::size_t size) {
     std::vector<uint8_t> joined(static_cast<std::size_t>(starts.back()));
     texts::join(parts, count, joined.data());
     texts::find_invalid_utf8(pool);
+    static const int64_t ranges[] = {0x88F, 0x88F, 0x2427, 0x2429, 0x31E4, 0x3FFFF};
+    static const texts::CharacterSet characters(ranges, 3);
+    characters.texts_with(pool);
   } catch (const std::invalid_argument&) {
   }
   // Tokens of texts that have one or two segments each; now and then a number is any other.
