@@ -68,8 +68,9 @@ def run(command: Sequence[str | Path], *, memory: bool = False) -> Run:
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    seconds = time.perf_counter() - begun
-    guard.cancel()
+    finally:
+        seconds = time.perf_counter() - begun
+        guard.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
     peak = max(watch.stop(), usage.ru_maxrss * 1024) if watch else 0
     if process.returncode:
