@@ -26,7 +26,8 @@ test: $(READY)
 slurm: $(READY)
 	$(BIN)/python -m pytest -m slurm -rs tests/slurm
 
-# Every figure of docs/benchmarks/data_plane.md against its peer: an hour, 20 GB, a quiet machine.
+# Every figure of docs/benchmarks/data_plane.md against its peer: an hour, 20 GB, of which 500 MB of
+# packages are fetched for their text, a quiet machine.
 bench-data: $(READY)
 	$(BIN)/python tests/bench/data_plane --record
 
