@@ -147,6 +147,7 @@ RANGES = np.array([[0x88F, 0x88F], [0x2427, 0x2429], [0xFFFF, 0x10000], [0x323B0
 @given(st.lists(st.text(st.sampled_from("aé\u07ff\u0800\u088f\u0890\u2426\u2427\u2429\u242a中\uffff"
                                         "\U00010000\U00010001\U000323af\U000323b0\U00033479"),
                         max_size=150), max_size=6))  # fmt: skip
+@settings(deadline=None)
 def test_characters_are_found(strings: list[str]) -> None:
     text, offsets = flat([string.encode() for string in strings])
     expected = reference_texts.texts_with(RANGES, text, offsets)
