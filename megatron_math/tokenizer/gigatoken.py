@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A thread. With 24 to 47 MiB half as many words are kept, and encoding takes 15 % longer; with 96 it
-# takes 4 % less, and memory grows for longer (2026-11-22).
+# A thread. With 24 to 47 MiB half as many words are kept, and encoding takes 15 % longer; with 96
+# it takes 4 % less, and memory grows for longer (2026-11-22).
 CACHE_BYTES = 48 * 2**20
 BATCH_BYTES = 2**21 - 1  # from 2 MiB on, the engine spreads a call over threads of its own
 DISTRIBUTIONS = ("gigatoken-cachefix", "gigatoken")
