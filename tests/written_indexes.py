@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_math.base.files import sha256_file, write_json
+from megatron_math.base.files import blake3_file, write_json
 from megatron_math.native.reference_index_writer import ReferenceIndexWriter
 
 EOD = 69_999  # beyond every counting document, so that padding can be told from tokens
@@ -43,7 +43,7 @@ def write_index(
             path = prefix.with_name(f"{prefix.name}.{name}")
             files[name] = {
                 "bytes": path.stat().st_size,
-                "sha256": sha256_file(path),
+                "blake3": blake3_file(path),
             }
         write_json(
             sidecar_path,

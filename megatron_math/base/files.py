@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from blake3 import blake3
+
 CHUNK_BYTES = 1 << 20
-PIECE_BYTES = 1 << 26  # of sha256_64mib
+PIECE_BYTES = 1 << 26  # of blake3_64mib
 
 
 def fsync_folder(folder: Path) -> None:
@@ -82,9 +84,22 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_piece(path: Path, number: int) -> bytes:
+def blake3_file(path: Path) -> str:
+    """For corpora and indexes, which are the terabytes.
+
+    3.8 GB a second where sha256 makes 1.7 with the processor's own instructions for it (2026-11-22)
+    and a third of that on the many processors without them.
+    """
+    digest = blake3()
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def blake3_piece(path: Path, number: int) -> bytes:
     """Digest of the file's bytes from 64 MiB x `number` on, 64 MiB at most; 32 bytes."""
-    digest, chunk = hashlib.sha256(), memoryview(bytearray(CHUNK_BYTES))
+    digest, chunk = blake3(), memoryview(bytearray(CHUNK_BYTES))
     left = PIECE_BYTES
     with naming(path), open(path, "rb", buffering=0) as file:
         file.seek(number * PIECE_BYTES)
@@ -99,18 +114,18 @@ def num_pieces(num_bytes: int) -> int:
     return -(-num_bytes // PIECE_BYTES)
 
 
-def sha256_of_pieces(pieces: Iterable[bytes]) -> str:
-    """sha256 of the digests of all 64 MiB pieces of a file, one after another.
+def blake3_of_pieces(pieces: Iterable[bytes]) -> str:
+    """blake3 of the digests of all 64 MiB pieces of a file, one after another.
 
     Pieces may be digested in parallel and on different machines; the result is one.
     """
-    return hashlib.sha256(b"".join(pieces)).hexdigest()
+    return blake3(b"".join(pieces)).hexdigest()
 
 
-def sha256_64mib(path: Path) -> str:
+def blake3_64mib(path: Path) -> str:
     """The digest of a whole file by its pieces."""
     count = num_pieces(path.stat().st_size)
-    return sha256_of_pieces(sha256_piece(path, number) for number in range(count))
+    return blake3_of_pieces(blake3_piece(path, number) for number in range(count))
 
 
 def sha256_json(value: Any) -> str:

@@ -77,7 +77,7 @@ def build_plan(
             standings[use.leaf.name] = Standing(
                 mark=use.stream.mark(tables[j], done.samples[j]),
                 tokens=use.stream.tokens_before + done.tokens[j],
-                bin_digest=use.source.planned.bin.sha256,
+                bin_digest=use.source.planned.bin.blake3,
             )
         described, stage_arrays = _describe_stage(stage, uses, targets, done, tables)
         planned.append(described)

@@ -85,7 +85,7 @@ def check_sources(history: History, sources: Mapping[str, Source]) -> None:
     """UserError when a source that goes on is another corpus now."""
     corpora = {standing.bin_digest: name for name, standing in history.sources.items()}
     for name, source in sources.items():
-        found = source.planned.bin.sha256
+        found = source.planned.bin.blake3
         if name not in history.sources:
             if found in corpora:
                 log.warning(

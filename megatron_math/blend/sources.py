@@ -94,7 +94,7 @@ def _open(
         index.num_documents,
         seed=seed,
         share=validation,
-        bin_digest=found["bin"]["sha256"],
+        bin_digest=found["bin"]["blake3"],
     )
     held_out = _held_out_tokens(index, split)
     if held_out == index.num_tokens:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import read_json, sha256_file
+from megatron_math.base.files import blake3_file, read_json
 from megatron_math.dataset.documents import IndexedDocuments
 
 PROBE_BLOCKS = 64
@@ -91,28 +91,28 @@ def vouched(index: IndexedDocuments, files: dict[str, Path]) -> dict[str, str]:
         return {}
     written = sidecar_path(index).stat().st_mtime_ns
     return {
-        suffix: sidecar[suffix]["sha256"]
+        suffix: sidecar[suffix]["blake3"]
         for suffix, path in files.items()
-        if "sha256" in sidecar.get(suffix, {}) and path.stat().st_mtime_ns <= written
+        if "blake3" in sidecar.get(suffix, {}) and path.stat().st_mtime_ns <= written
     }
 
 
 def digests(index: IndexedDocuments, files: dict[str, Path]) -> dict[str, dict[str, Any]]:
-    """By suffix {"bytes", "sha256"}; reads the files that no sidecar vouches for.
+    """By suffix {"bytes", "blake3"}; reads the files that no sidecar vouches for.
 
     Raises UserError when one of these is not what the sidecar says.
     """
     vouched_for, found = vouched(index, files), {}
     sidecar = read_sidecar(index) or {}
     for suffix, path in files.items():
-        digest = vouched_for.get(suffix) or sha256_file(path)
-        told = sidecar.get(suffix, {}).get("sha256", digest)
+        digest = vouched_for.get(suffix) or blake3_file(path)
+        told = sidecar.get(suffix, {}).get("blake3", digest)
         if told != digest:
             raise UserError(
                 f"{path} is not the file that {sidecar_path(index)} describes: its digest is "
                 f"{digest[:12]}, {told[:12]} is told; write the index again"
             )
-        found[suffix] = {"bytes": path.stat().st_size, "sha256": digest}
+        found[suffix] = {"bytes": path.stat().st_size, "blake3": digest}
     return found
 
 
@@ -147,7 +147,7 @@ def why_changed(
         )
     sidecar = read_sidecar(index) or {}
     for suffix, path in unknown.items():
-        digest = sha256_file(path)
+        digest = blake3_file(path)
         if digest != planned[suffix]:
             stale = "; the sidecar is stale too, write the index again" if suffix in sidecar else ""
             return f"the digest of .{suffix} is {digest[:12]}, not {planned[suffix][:12]}{stale}"

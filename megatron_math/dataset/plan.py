@@ -26,13 +26,13 @@ from megatron_math.dataset.split import HeldOutOrder, Order, Split, TrainingOrde
 from megatron_math.dataset.stream import Cache, Mark, Segments, Stream, StreamSettings
 
 PLAN_FORMAT: Final = "megatron-math plan"
-PLAN_VERSION: Final = 2
+PLAN_VERSION: Final = 3
 STAMPS = "stamps.json"
 
 
 class FileDigest(Section):
     bytes: int
-    sha256: str
+    blake3: str
 
 
 class PlanIndex(Section):
@@ -54,7 +54,7 @@ class PlanIndex(Section):
 
     def digests(self) -> dict[str, str]:
         files = {"bin": self.bin, "idx": self.idx, "roles": self.roles}
-        return {suffix: file.sha256 for suffix, file in files.items() if file is not None}
+        return {suffix: file.blake3 for suffix, file in files.items() if file is not None}
 
 
 class PlanSource(Section):
@@ -114,7 +114,7 @@ class PlanFile(Section):
     """The content of plan.json."""
 
     format: Literal["megatron-math plan"]
-    version: Literal[2]
+    version: Literal[3]
     seed: int
     validation: float
     pad_id: int
@@ -225,7 +225,7 @@ class Plan:
             planned.documents,
             seed=self.content.seed,
             share=self.content.validation,
-            bin_digest=planned.bin.sha256,
+            bin_digest=planned.bin.blake3,
         )
 
     def stamps(self) -> dict[str, Stamps]:

@@ -140,7 +140,7 @@ class PlanReader:
                 "tokens": tokens,
                 "epoch": done // planned.training_tokens,
                 "epochs_done": done / planned.training_tokens,
-                "standing": _standing(stream.mark(samples), done, planned.bin.sha256),
+                "standing": _standing(stream.mark(samples), done, planned.bin.blake3),
             }
         return {
             "format": CURSOR_FORMAT,
@@ -164,7 +164,7 @@ class PlanReader:
                 if source.name not in self.sources and source.samples:
                     mark = plan.stream(stage, number).mark(source.samples)
                     tokens = source.tokens_before + source.tokens
-                    digest = plan.content.indexes[source.name].bin.sha256
+                    digest = plan.content.indexes[source.name].bin.blake3
                     idle[source.name] = _standing(mark, tokens, digest)
         return {name: one for name, one in idle.items() if name not in self.sources}
 

@@ -1,6 +1,5 @@
 """One index on its way: tokens, lineage and roles under `.partial` names, counts, digests."""
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,8 +9,10 @@ from functools import partial as partial_call
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import CHUNK_BYTES, sha256_file
+from megatron_math.base.files import CHUNK_BYTES, blake3_file
 from megatron_math.dataset.documents import ROLES
 from megatron_math.index.journal import beside, partial
 from megatron_math.index.recipes import Recipe
@@ -156,7 +157,7 @@ class IndexBuilding:
             self._leave.pop()()
 
     def complete(self, names: Sequence[str]) -> dict[str, dict[str, Any] | None]:
-        """Write what is still missing; returns `bytes` and `sha256` of each file, by kind."""
+        """Write what is still missing; returns `bytes` and `blake3` of each file, by kind."""
         self.flush()
         self.writer.complete()
         self.ids.complete(names)
@@ -169,8 +170,8 @@ class IndexBuilding:
             if suffix == ".roles" and self.roles is not None:
                 self.roles.sync()
             digest = self._digests.get(suffix)
-            sha256 = digest.finish() if digest else sha256_file(path)
-            facts[suffix[1:]] = {"bytes": path.stat().st_size, "sha256": sha256}
+            blake3_of = digest.finish() if digest else blake3_file(path)
+            facts[suffix[1:]] = {"bytes": path.stat().st_size, "blake3": blake3_of}
         return facts
 
     @property
@@ -179,7 +180,7 @@ class IndexBuilding:
 
 
 class FollowingDigest:
-    """sha256 of a growing file, made in a thread that reads behind the writer.
+    """blake3 of a growing file, made in a thread that reads behind the writer.
 
     It begins at the file's first byte, so that it is right for a file that was taken over too.
     """
@@ -187,7 +188,7 @@ class FollowingDigest:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._digest = hashlib.sha256()
+        self._digest = blake3()
         self._chunk = memoryview(bytearray(CHUNK_BYTES))
         self._read_bytes = self._let_go_bytes = 0
         self._thread = ThreadPoolExecutor(1, "digest")

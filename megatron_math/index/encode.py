@@ -23,9 +23,9 @@ from megatron_math.base.errors import UserError
 from megatron_math.base.files import (
     PIECE_BYTES,
     atomic_open,
+    blake3_piece,
     num_pieces,
     read_json,
-    sha256_piece,
     write_json,
 )
 from megatron_math.base.log import log
@@ -364,7 +364,7 @@ class _Encoding:
         span = self._spans[number]
         end = min(end, num_pieces(span.end))
         for piece in range(first, end):
-            self._pieces[number].append(self._hasher.submit(sha256_piece, span.file.path, piece))
+            self._pieces[number].append(self._hasher.submit(blake3_piece, span.file.path, piece))
         return max(first, end)
 
     # Writing, in order.
@@ -631,5 +631,5 @@ def _is_as_described(span: Span, source: dict[str, Any]) -> bool:
     if (source["path"], source["bytes"]) != (str(span.file.path), span.file.num_bytes):
         return False
     first, end = span.begin // PIECE_BYTES, num_pieces(span.end)
-    pieces = [sha256_piece(span.file.path, piece).hex() for piece in range(first, end)]
+    pieces = [blake3_piece(span.file.path, piece).hex() for piece in range(first, end)]
     return source == describe_source(span, pieces, source["lines"], source["documents"])

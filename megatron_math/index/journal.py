@@ -17,7 +17,7 @@ from megatron_math.base.errors import UserError
 from megatron_math.base.files import fsync_folder, read_json, write_json
 from megatron_math.native.output_file import PARTIAL
 
-FORMAT, VERSION = "megatron-math progress", 1
+FORMAT, VERSION = "megatron-math progress", 2
 WRITING, PUBLISHING = "writing", "publishing"
 
 

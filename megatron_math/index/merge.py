@@ -4,7 +4,6 @@ Reads `<prefix>.{bin,idx,ids,roles,json}`, writes the same. Nothing of the size 
 in memory, and the final names change when everything is written.
 """
 
-import hashlib
 import json
 import re
 import struct
@@ -15,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import CHUNK_BYTES, atomic_open, sha256_file, write_json
+from megatron_math.base.files import CHUNK_BYTES, atomic_open, blake3_file, write_json
 from megatron_math.base.log import log
 from megatron_math.dataset.documents import ROLES, IndexedDocuments
 from megatron_math.index.journal import JobLock, beside, partial, publish
@@ -91,7 +91,7 @@ class _Part:
             return
         for kind in ("bin", "idx", "ids", "roles"):
             told = self.sidecar[kind]
-            if told is not None and sha256_file(beside(self.prefix, f".{kind}")) != told["sha256"]:
+            if told is not None and blake3_file(beside(self.prefix, f".{kind}")) != told["blake3"]:
                 raise UserError(
                     f"{self.prefix}.{kind} is not what its sidecar describes; write it again"
                 )
@@ -315,12 +315,12 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def _write(file: OutputFile, chunks: Iterator[bytes]) -> Json:
-    digest = hashlib.sha256()
+    digest = blake3()
     for chunk in chunks:
         file.append(chunk)
         digest.update(chunk)
     file.sync()
-    return {"bytes": file.num_bytes, "sha256": digest.hexdigest()}
+    return {"bytes": file.num_bytes, "blake3": digest.hexdigest()}
 
 
 def _write_idx(parts: Sequence[_Part], file: OutputFile) -> Json:
@@ -374,7 +374,7 @@ def _write_ids(
             writer.add_text(part.ids.text[first : first + CHUNK_BYTES])
     writer.complete([source["path"] for source in sources])
     path = writer.parts[0].partial_path
-    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    return {"bytes": path.stat().st_size, "blake3": blake3_file(path)}
 
 
 def merge_quarantines(shards: Sequence[Path], paths: Sequence[Path], final: Path) -> None:

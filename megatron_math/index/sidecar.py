@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import read_json, sha256_of_pieces
+from megatron_math.base.files import blake3_of_pieces, read_json
 from megatron_math.base.log import log
 from megatron_math.index.journal import beside
 from megatron_math.index.recipes import Recipe
 from megatron_math.index.units import Span
 from megatron_math.tokenizer import Tokenizer
 
-FORMAT, VERSION = "megatron-math index", 2
+FORMAT, VERSION = "megatron-math index", 3
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def make_sidecar(
     files: Mapping[str, Any],
     shard: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """made_by: what `describe_making` gives. files: `bytes` and `sha256` (or None) by kind."""
+    """made_by: what `describe_making` gives. files: `bytes` and `blake3` (or None) by kind."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -94,7 +94,7 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
 def describe_source(
     span: Span, pieces: Sequence[str], lines: int, documents: int
 ) -> dict[str, Any]:
-    """What was read of one file. pieces: sha256 of its 64 MiB pieces that the span covers."""
+    """What was read of one file. pieces: blake3 of its 64 MiB pieces that the span covers."""
     described: dict[str, Any] = {"path": str(span.file.path), "bytes": span.file.num_bytes}
     if span.is_whole:
         described |= whole_digest(pieces)
@@ -104,7 +104,7 @@ def describe_source(
 
 
 def whole_digest(pieces: Sequence[str]) -> dict[str, str]:
-    return {"sha256_64mib": sha256_of_pieces(map(bytes.fromhex, pieces))}
+    return {"blake3_64mib": blake3_of_pieces(map(bytes.fromhex, pieces))}
 
 
 def read_sidecar(prefix: Path) -> dict[str, Any] | None:

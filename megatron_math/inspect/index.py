@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import sha256_file
+from megatron_math.base.files import blake3_file
 from megatron_math.dataset.documents import ROLES, IndexedDocuments
 from megatron_math.dataset.fingerprint import read_sidecar
 from megatron_math.index.journal import beside
@@ -147,7 +147,7 @@ def _faults(
             )
         elif told is not None and told["bytes"] != path.stat().st_size:
             found.append(f"{path.name} has not the size that its sidecar says")
-        elif told is not None and verify and sha256_file(path) != told["sha256"]:
+        elif told is not None and verify and blake3_file(path) != told["blake3"]:
             found.append(f"{path.name} does not match the digest in its sidecar")
     return found, num_empty
 

@@ -1,13 +1,19 @@
 """Digests by pieces; errors that name their file."""
 
 import errno
-import hashlib
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from megatron_math.base import files
-from megatron_math.base.files import atomic_open, num_pieces, sha256_64mib, sha256_piece
+from megatron_math.base.files import (
+    atomic_open,
+    blake3_64mib,
+    blake3_file,
+    blake3_piece,
+    num_pieces,
+)
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 99, 100, 101, 200, 1234])
@@ -17,14 +23,15 @@ def test_a_digest_by_pieces_is_what_it_says(
     content = bytes(i % 251 for i in range(num_bytes))
     path = tmp_path / "x"
     path.write_bytes(content)
-    plain = hashlib.sha256(hashlib.sha256(content).digest() if content else b"").hexdigest()
-    assert sha256_64mib(path) == plain  # one piece, or none
+    plain = blake3(blake3(content).digest() if content else b"").hexdigest()
+    assert blake3_64mib(path) == plain  # one piece, or none
+    assert blake3_file(path) == blake3(content).hexdigest()
     monkeypatch.setattr(files, "PIECE_BYTES", 100)
     monkeypatch.setattr(files, "CHUNK_BYTES", 30)
-    pieces = [hashlib.sha256(content[at : at + 100]).digest() for at in range(0, num_bytes, 100)]
+    pieces = [blake3(content[at : at + 100]).digest() for at in range(0, num_bytes, 100)]
     assert num_pieces(num_bytes) == len(pieces)
-    assert [sha256_piece(path, number) for number in range(len(pieces))] == pieces
-    assert sha256_64mib(path) == hashlib.sha256(b"".join(pieces)).hexdigest()
+    assert [blake3_piece(path, number) for number in range(len(pieces))] == pieces
+    assert blake3_64mib(path) == blake3(b"".join(pieces)).hexdigest()
 
 
 def test_a_full_disk_is_told_with_the_files_name(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from written_indexes import write_index
 
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import read_json, sha256_file, write_json
+from megatron_math.base.files import blake3_file, read_json, write_json
 from megatron_math.base.road import Road
 from megatron_math.blend.run import run
 from megatron_math.dataset import fingerprint
@@ -62,7 +62,7 @@ def refused(folder, words):
 def test_untouched_files_are_not_read(planned, monkeypatch):
     folder, _ = planned
     monkeypatch.setattr(fingerprint, "probe", None)  # it would fail if called
-    monkeypatch.setattr(fingerprint, "sha256_file", None)
+    monkeypatch.setattr(fingerprint, "blake3_file", None)
     load_plan(folder)
 
 
@@ -96,7 +96,7 @@ def test_another_corpus_with_its_own_sidecar(planned, tmp_path):
     if not sidecar.is_file():
         pytest.skip("of core: no sidecar")
     content = read_json(sidecar)
-    content["bin"]["sha256"] = sha256_file(bin_of(prefix))
+    content["bin"]["blake3"] = blake3_file(bin_of(prefix))
     write_json(sidecar, content)
     refused(folder, r"its sidecar says digest \w+ for \.bin, not")
     with pytest.raises(UserError, match="run blend again"):

@@ -150,8 +150,8 @@ print(json.dumps({"seconds": seconds, "grown": resident("VmHWM") - before,
 def test_opening_100_million_documents(tmp_path, monkeypatch):
     """Sparse files: only the first 4,096 documents of the order hold tokens (60 each)."""
     num_documents, chosen, length = 100_000_000, 4096, 60
-    digest = {"bytes": 2 * chosen * length, "sha256": "b" * 64}
-    split = Split.draw(num_documents, seed=1234, share=1e-6, bin_digest=digest["sha256"])
+    digest = {"bytes": 2 * chosen * length, "blake3": "b" * 64}
+    split = Split.draw(num_documents, seed=1234, share=1e-6, bin_digest=digest["blake3"])
     order = TrainingOrder(NoLengths(), split, seed=1234, name="big")
     documents = np.sort(order.read(0, 0, chosen)[0])
     with open(tmp_path / "big.idx", "wb") as file:
@@ -167,7 +167,7 @@ def test_opening_100_million_documents(tmp_path, monkeypatch):
     del lengths, pointers
     np.arange(chosen * length, dtype=np.uint16).tofile(tmp_path / "big.bin")
     sidecar = {"documents": num_documents, "tokens": chosen * length, "tokenizer": TOKENIZER}
-    idx = {"bytes": (tmp_path / "big.idx").stat().st_size, "sha256": "1" * 64}
+    idx = {"bytes": (tmp_path / "big.idx").stat().st_size, "blake3": "1" * 64}
     write_json(tmp_path / "big.json", sidecar | {"bin": digest, "idx": idx})
     # The pointers of empty documents are holes; the full check is not what is looked at here.
     monkeypatch.setattr(

@@ -21,7 +21,7 @@ from small_jobs import (
 )
 
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import read_json, sha256_64mib, sha256_file
+from megatron_math.base.files import blake3_64mib, blake3_file, read_json
 from megatron_math.dataset.documents import ROLES, IndexedDocuments
 from megatron_math.index import encode as encode_module
 from megatron_math.index.building import Output
@@ -129,10 +129,10 @@ def test_a_sidecar_tells_the_digests(small: Path) -> None:
         assert sidecar == read_json(Path(f"{prefix}.json"))
         for kind in ("bin", "idx", "ids", "roles"):
             path = Path(f"{prefix}.{kind}")
-            found = path.is_file() and {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            found = path.is_file() and {"bytes": path.stat().st_size, "blake3": blake3_file(path)}
             assert (sidecar[kind] or False) == found
-        told = {source["path"]: source["sha256_64mib"] for source in sidecar["sources"]}
-        assert told == {str(path): sha256_64mib(path) for path in files}
+        told = {source["path"]: source["blake3_64mib"] for source in sidecar["sources"]}
+        assert told == {str(path): blake3_64mib(path) for path in files}
         assert sidecar["engine"]["compared"] > 8  # units are compared again and again
         assert sidecar["shard"] is None
 

@@ -187,7 +187,7 @@ def change_sidecar(folder: Path, change: Callable[[Any], None]) -> None:
         (lambda f: corrupt(f / "x_body_document.ids", 100), "is not what its sidecar describes"),
         (lambda f: corrupt(f / "x_body_document.idx", 36), "is damaged"),
         (lambda f: corrupt(f / "x_body_document.idx", -3), "do not rise"),
-        (lambda f: change_sidecar(f, lambda s: s.update(version=1)), "no sidecar of version 2"),
+        (lambda f: change_sidecar(f, lambda s: s.update(version=1)), "no sidecar of version 3"),
     ],
 )  # fmt: skip
 def test_unlike_and_damaged_indexes_are_refused(

@@ -35,7 +35,7 @@ from small_jobs import contents, make_job, shrink_units, write_corpora
 
 from megatron_math.base import files as files_module
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import read_json, sha256_file
+from megatron_math.base.files import blake3_file, read_json
 from megatron_math.base.log import set_up_logging
 from megatron_math.dataset.documents import IndexedDocuments
 from megatron_math.index import encode, journal
@@ -129,7 +129,7 @@ def require_consistent(folder: Path) -> None:
                 if facts[kind] is None:
                     assert not path.exists(), f"{path} is an older index's"
                 else:
-                    assert sha256_file(path) == facts[kind]["sha256"], f"{path} is another index's"
+                    assert blake3_file(path) == facts[kind]["blake3"], f"{path} is another index's"
         elif idx.is_file():
             IndexedDocuments(prefix).check_pointers()
 

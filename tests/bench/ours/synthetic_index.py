@@ -76,14 +76,14 @@ def main() -> None:
     made_up = hashlib.sha256(str(args.prefix.name).encode()).hexdigest()
     files = {
         path.suffix[1:]: {
-            "bytes": path.stat().st_size, "sha256": made_up, "sha256_64mib": made_up
+            "bytes": path.stat().st_size, "blake3": made_up, "blake3_64mib": made_up
         }
         for path in (bin_path, idx_path)
     }  # fmt: skip
     facts = {"documents": args.documents, "tokens": int(lengths.sum(dtype=np.int64))}
     sidecar = {
         "format": "megatron-math index",
-        "version": 2,
+        "version": 3,
         **facts,
         "dtype": "uint16",
         "tokenizer": {
