@@ -184,4 +184,4 @@ def test_the_check_of_a_corpus_still_finds_a_difference(
     mended = run("mended")
     assert mended["engine"]["name"].startswith("tokenizers ")
     assert "disagree about" in mended["engine"]["why"]
-    assert mended["bin"]["sha256"] == right_one["bin"]["sha256"]
+    assert mended["bin"]["blake3"] == right_one["bin"]["blake3"]
