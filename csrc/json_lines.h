@@ -140,21 +140,21 @@ class PlainRun {
   bool blocks(const uint8_t*& p, const uint8_t* end, uint8_t*& out) {
     for (; end - p >= 64; p += 64, out += kKeep ? 64 : 0) {
       uint64_t stops = 0;
-      for (int i = 0; i < 4; ++i) stops |= block<kKeep>(p + 16 * i, out + 16 * i) << (16 * i);
+      for (int i = 0; i < 4; ++i) stops |= block<kKeep>(p, out, 16 * i) << (16 * i);
       if (stops != 0) return move<kKeep>(__builtin_ctzll(stops), p, out);
     }
     for (; end - p >= 16; p += 16, out += kKeep ? 16 : 0) {
-      const uint64_t stops = block<kKeep>(p, out);
+      const uint64_t stops = block<kKeep>(p, out, 0);
       if (stops != 0) return move<kKeep>(__builtin_ctzll(stops), p, out);
     }
     return false;
   }
-  // A bit for each of sixteen bytes at which a run ends.
+  // A bit for each of the sixteen bytes from p + at on at which a run ends.
   template <bool kKeep>
-  uint64_t block(const uint8_t* p, uint8_t* out) {
+  uint64_t block(const uint8_t* p, uint8_t* out, int at) {
     const __m128i last_control = _mm_set1_epi8(0x1F);
-    const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    if constexpr (kKeep) _mm_storeu_si128(reinterpret_cast<__m128i*>(out), v);
+    const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + at));
+    if constexpr (kKeep) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + at), v);
     seen_high_ |= _mm_movemask_epi8(v);
     const __m128i is_quote = _mm_cmpeq_epi8(v, _mm_set1_epi8('"'));
     const __m128i is_backslash = _mm_cmpeq_epi8(v, _mm_set1_epi8('\\'));

@@ -19,7 +19,7 @@ from megatron_math.native.order import locate, permute
 from megatron_math.native.rows import Rows
 
 CURSOR_FORMAT = "megatron-math data state"
-CURSOR_VERSION = 2
+CURSOR_VERSION = 3
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]

@@ -339,7 +339,7 @@ def memory_growth(bench: Bench) -> Measured:
     setup = (
         "Peak of the whole command: the larger of the biggest process's ru_maxrss and of the "
         "process tree's Pss, sampled every 50 ms; all text is distinct. Below 200 MB the engine's "
-        "caches of words, 56 MiB a thread, are still filling, which is the growth of the second "
+        "caches of words, 48 MiB a thread, are still filling, which is the growth of the second "
         "line."
     )
     example = ours_command(parts[1].path, bench.work / "out" / "ours" / "corpus", kind, model)
