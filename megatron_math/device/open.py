@@ -75,7 +75,8 @@ def open_device(grid: Grid, seed: int, *, timeout_minutes: float = 30.0) -> Iter
     Without a launcher this is a world of one process. Raises `UserError` when the grid does not
     divide the world. On a CPU the patches of `on_cpu` are applied and stay for the process's life.
     """
-    rank, world, local_rank = launched_ranks() or (0, 1, 0)
+    launched = launched_ranks()
+    rank, world, local_rank = launched or (0, 1, 0)
     grid.data(world)  # before anything is opened
     bind_forks()
     kind = device_kind()
@@ -87,7 +88,8 @@ def open_device(grid: Grid, seed: int, *, timeout_minutes: float = 30.0) -> Iter
         patch_cpu()
     dist.init_process_group(
         "nccl" if kind == "cuda" else "gloo",
-        init_method=_meeting_place(),
+        init_method=_meeting_place() if launched else None,
+        store=None if launched else dist.HashStore(),  # nobody to meet: no port to be taken first
         rank=rank,
         world_size=world,
         timeout=datetime.timedelta(minutes=timeout_minutes),

@@ -26,6 +26,13 @@ def test_one_process_opens_closes_and_opens_again():
         assert not parallel_state.model_parallel_is_initialized()
 
 
+def test_one_process_needs_no_port(monkeypatch):
+    """Another process may take it between the choice and the listening."""
+    monkeypatch.setattr("megatron_math.device.open.rendezvous", None)
+    with open_device(Grid(), seed=5) as device:
+        device.barrier()
+
+
 def test_it_closes_after_an_error_too():
     with pytest.raises(ZeroDivisionError), open_device(Grid(), seed=5):
         _ = 1 / 0
