@@ -87,8 +87,8 @@ def sha256_file(path: Path) -> str:
 def blake3_file(path: Path) -> str:
     """For corpora and indexes, which are the terabytes.
 
-    3.8 GB a second where sha256 makes 1.7 with the processor's own instructions for it, and far
-    less on the many processors that have none (2026-11-22).
+    3.8 GB a second where sha256 makes 1.7 with the processor's own instructions for it
+    (2026-11-22), which many processors do not have.
     """
     digest = blake3()
     with open(path, "rb", buffering=0) as file:

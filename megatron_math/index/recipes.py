@@ -32,7 +32,7 @@ def _table(*kinds: Kind) -> Mask:
     return np.isin(np.arange(len(Kind)), kinds)
 
 
-# By kind; looked up, since a dozen np.isin a block cost 0.5 ms with the interpreter held.
+# By kind; looked up, since eleven np.isin a block cost 0.4 ms with the interpreter held.
 IS_NOTHING = _table(Kind.ABSENT, Kind.NULL)
 IS_NO_STRING = _table(Kind.BOOL, Kind.NUMBER, Kind.ARRAY, Kind.OBJECT)
 IS_NO_META = ~_table(Kind.ABSENT, Kind.NULL, Kind.OBJECT)
