@@ -16,6 +16,7 @@ from megatron_math.base.files import PIECE_BYTES, naming
 
 UNIT_BYTES = PIECE_BYTES
 BLOCK_BYTES = 1 << 21  # of text; divides UNIT_BYTES, so that no block lies in two units
+AHEAD_BYTES = 1 << 16  # of a plain file beyond a block: mostly, its last line ends there
 RAW_BYTES = 1 << 20  # read at a time from packed files
 BEGINS_BYTES = 200  # of an unusable line that are shown
 MAX_LINE_BYTES = 1 << 27
@@ -122,8 +123,8 @@ def _line_blocks(path: Path, begin: int, stop: int | None, max_line_bytes: int) 
             _skip(text, begin, path)
             yield from _cut_lines(_Chunks(text.read, begin), raw.tell, None, max_line_bytes)
         else:
-            begin = _seek_line(raw, begin)
-            yield from _cut_lines(_Chunks(raw.read, begin), raw.tell, stop, max_line_bytes)
+            chunks = _Chunks(raw.read, _seek_line(raw, begin), raw.seek)
+            yield from _cut_lines(chunks, lambda: chunks.at, stop, max_line_bytes)
 
 
 def _seek_line(raw: IO[bytes], begin: int) -> int:
@@ -148,24 +149,50 @@ def _skip(text: _Reads, count: int, path: Path) -> None:
 class _Chunks:
     """A text in chunks that end at multiples of BLOCK_BYTES; the end of one may be given back.
 
-    at: where in the text the next chunk begins. A chunk is the whole or the end of a bytes object.
+    at: where in the text the next chunk begins. A chunk is a part of a bytes object; behind it lie
+    `_ahead`, bytes of the next one, and nothing else. seek: of a file where that is cheap.
     """
 
-    def __init__(self, read: Callable[[int], bytes], at: int) -> None:
+    def __init__(
+        self, read: Callable[[int], bytes], at: int, seek: Callable[[int], int] | None = None
+    ) -> None:
         self.at = at
-        self._read = read
-        self._given_back = memoryview(b"")
+        self._read, self._seek = read, seek
+        self._given_back = self._ahead = memoryview(b"")
 
     def next(self) -> memoryview:
         """Empty at the end of the text."""
         chunk, self._given_back = self._given_back, memoryview(b"")
         if not chunk:
-            chunk = memoryview(self._read_full(BLOCK_BYTES - self.at % BLOCK_BYTES))
+            if self._seek and self._ahead:
+                self._seek(self.at)
+            num_bytes = BLOCK_BYTES - self.at % BLOCK_BYTES
+            data = memoryview(self._read_full(num_bytes + (AHEAD_BYTES if self._seek else 0)))
+            chunk, self._ahead = data[:num_bytes], data[num_bytes:]
             if self.at == 0 and chunk[:3] == BYTE_ORDER_MARK:
                 self.at = len(BYTE_ORDER_MARK)
                 chunk = chunk[len(BYTE_ORDER_MARK) :]
         self.at += len(chunk)
         return chunk
+
+    def last_line_begin(self, chunk: memoryview) -> int:
+        """Where in the chunk that `next` gave the line begins that goes on behind it."""
+        data, end = self._place(chunk)
+        return max(0, data.rfind(b"\n", end - len(chunk), end) + 1 - (end - len(chunk)))
+
+    def with_line_end(self, chunk: memoryview) -> memoryview | None:
+        """That chunk and what is missing of its last line, uncopied; None where it is not ahead."""
+        data, end = self._place(chunk)
+        line_end = data.find(b"\n", end)
+        if line_end < 0:
+            return None
+        self.at += line_end + 1 - end
+        return memoryview(data)[end - len(chunk) : line_end + 1]
+
+    def _place(self, chunk: memoryview) -> tuple[bytes, int]:
+        """(what holds the chunk, where it ends in there)."""
+        data: bytes = chunk.obj  # type: ignore[assignment]  # a view of bytes
+        return data, len(data) - len(self._ahead)
 
     def give_back(self, chunk: memoryview) -> None:
         self._given_back = chunk
@@ -189,10 +216,15 @@ def _cut_lines(
         if not chunk:
             return
         begin = text.at - len(chunk)
-        line_begin = _behind_last_line_end(chunk)
+        line_begin = text.last_line_begin(chunk)
         if line_begin == len(chunk):
             yield Block(begin, text.at, chunk, len(chunk), tell())
             continue
+        if len(chunk) - line_begin + AHEAD_BYTES <= max_line_bytes:
+            lines = text.with_line_end(chunk)
+            if lines is not None:
+                yield Block(begin, text.at, lines, len(lines), tell())
+                continue
         more, line_bytes = _finish_line(text, len(chunk) - line_begin, max_line_bytes)
         if more is not None:
             lines = memoryview(b"".join([chunk, *more]))
@@ -202,11 +234,6 @@ def _cut_lines(
             yield Block(begin, begin + line_begin, chunk[:line_begin], line_begin, tell())
         long_line = LongLine(line_bytes, chunk[line_begin:][:BEGINS_BYTES].tobytes())
         yield Block(begin + line_begin, text.at, long_line, 0, tell())
-
-
-def _behind_last_line_end(chunk: memoryview) -> int:
-    before = len(chunk.obj) - len(chunk)  # type: ignore[arg-type]  # bytes can be searched
-    return max(0, chunk.obj.rfind(b"\n", before) + 1 - before)  # type: ignore[attr-defined]
 
 
 def _finish_line(
@@ -220,7 +247,7 @@ def _finish_line(
     parts: list[memoryview] = []
     ended = False
     while not ended and (chunk := text.next()):
-        line_end = chunk.obj.find(b"\n")  # type: ignore[attr-defined]
+        line_end = chunk.obj.find(b"\n", 0, len(chunk))  # type: ignore[attr-defined]
         ended = line_end >= 0
         num_bytes += line_end if ended else len(chunk)
         if num_bytes > max_line_bytes:

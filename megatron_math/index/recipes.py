@@ -180,9 +180,10 @@ def parts_of(
 
 def _key_parts(scanned: Scanned, key: str, verdict: Verdict) -> Parts:
     column = scanned.columns[key]
-    verdict.refuse(column.kinds == Kind.ABSENT, f"no key '{key}'")
-    verdict.refuse_unwritable(~verdict.none, column)
-    verdict.refuse(column.kinds != Kind.STRING, f"key '{key}' is no string")
+    if not column.present.all():
+        verdict.refuse(column.kinds == Kind.ABSENT, f"no key '{key}'")
+        verdict.refuse_unwritable(~verdict.none, column)
+        verdict.refuse(~column.present, f"key '{key}' is no string")
     return Parts([_strings(column, ~verdict.none)], [ROLES["other"]], {})
 
 

@@ -99,7 +99,7 @@ def open_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
         fast = GigatokenEncoder(tokenizer)
     except NotUsable as error:
         return ReferenceEncoder(tokenizer, str(error))
-    probes = (*SAMPLE, *probes_of(tokenizer.names_in_text()))
+    probes = opening_texts(tokenizer)
     text, offsets = flat_texts(probes)
     differing = differing_texts(fast, tokenizer.open_checker(), text, offsets)
     if differing:
@@ -110,6 +110,11 @@ def open_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
         )
     fast.why = f"same ids as {tokenizer.library} on the {len(probes)} texts of the check"
     return fast
+
+
+def opening_texts(tokenizer: Tokenizer) -> list[str]:
+    """What a fast engine is compared on before it is let in."""
+    return [*SAMPLE, *probes_of(tokenizer.names_in_text())]
 
 
 def probes_of(names: Iterable[str]) -> list[str]:

@@ -39,10 +39,17 @@ def lines_in(found: list[Block]) -> list[tuple[int, bytes | int]]:
     ends=st.booleans(),
     mark=st.booleans(),
     block_bytes=st.sampled_from([4, 8, 32, 64]),
+    ahead_bytes=st.sampled_from([1, 7, 40]),
     most=st.sampled_from([3, 20, 50, 1000]),
 )
 def test_every_line_once_wherever_reading_starts(
-    tmp_path: Path, lines: list[bytes], ends: bool, mark: bool, block_bytes: int, most: int
+    tmp_path: Path,
+    lines: list[bytes],
+    ends: bool,
+    mark: bool,
+    block_bytes: int,
+    ahead_bytes: int,
+    most: int,
 ) -> None:
     path, packed = tmp_path / "x.jsonl", tmp_path / "x.jsonl.gz"
     content = b"\n".join(lines) + (b"\n" if ends and lines else b"")
@@ -58,6 +65,7 @@ def test_every_line_once_wherever_reading_starts(
         begin += len(line) + 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK_BYTES", block_bytes)
+        patch.setattr(blocks, "AHEAD_BYTES", ahead_bytes)
         whole = list(read_blocks(path, max_line_bytes=most))
         found = lines_in(whole)
         assert len(found) == len(expected)
