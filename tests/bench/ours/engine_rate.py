@@ -3,7 +3,8 @@
 --mode native: one copy, its own parallel batch call. --mode own: a copy for each of two threads
 that take batches from one queue. --mode shared: the same with one copy for both; for batches below
 2 MiB it then keeps a cache for each thread. Prints {"seconds", "tokens", "text_bytes", "engine"};
-only the encoding is timed, with empty caches of the engine's default size.
+only the encoding is timed, with caches that are empty at first. --cache-mib: their bound, a thread;
+the engine's default is 512.
 """
 
 import argparse
@@ -59,7 +60,9 @@ def main() -> None:
     parser.add_argument("--tokenizer-model", required=True)
     parser.add_argument("--mode", choices=["native", "own", "shared"], required=True)
     parser.add_argument("--batch-mb", type=float, required=True)
+    parser.add_argument("--cache-mib", type=int, default=512)
     args = parser.parse_args()
+    gigatoken.set_max_cache_bytes(args.cache_mib * 2**20)
     batches = read_batches(args.corpus, int(args.batch_mb * 1e6))
     num_threads = 1 if args.mode == "native" else NUM_THREADS
     engines = [
