@@ -17,7 +17,7 @@ from megatron_math.index.blocks import UNIT_BYTES, is_splittable
 
 FIRST_CHECK_BYTES = 1 << 16  # of text that is compared with the reference tokenizer
 CHECK_BYTES = 1 << 13
-CHECK_EVERY_UNITS = 4  # of each, it took 2 % of all processor time (2026-11-22)
+CHECK_EVERY_UNITS = 4  # of each one: 0.7 s in calls, of 22 s for 2.4 GB (2026-11-22)
 
 
 @dataclass(frozen=True)
