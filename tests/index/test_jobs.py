@@ -133,7 +133,7 @@ def test_a_sidecar_tells_the_digests(small: Path) -> None:
             assert (sidecar[kind] or False) == found
         told = {source["path"]: source["blake3_64mib"] for source in sidecar["sources"]}
         assert told == {str(path): blake3_64mib(path) for path in files}
-        assert sidecar["engine"]["compared"] > 4  # not the first unit's alone
+        assert sidecar["engine"]["compared"] > 8  # units are compared again and again
         assert sidecar["shard"] is None
 
 
@@ -250,7 +250,7 @@ def test_an_engine_that_differs_is_given_up(
     """The letter q first appears in a later unit: everything is done again by the reference."""
     monkeypatch.setattr("megatron_math.base.log.log.propagate", True)
     path = small / "x.jsonl"
-    path.write_bytes(lines_of(1, 100) + b'{"body": "quick"}\n' * 2000)
+    path.write_bytes(lines_of(1, 100) + b'{"body": "quick"}\n' * 400)
     job = make_job(small / "odd", [path], tokenizer=ByteTokenizer(odd="q"), recipes=BODY)
     (sidecar,) = encode_files(job, num_workers=workers, max_bad=1.0)
     assert sidecar["engine"]["name"] == "reference 1"

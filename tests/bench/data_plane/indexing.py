@@ -269,7 +269,7 @@ def engine_share(bench: Bench) -> Measured:
             Row(
                 f"share of the engine's own raw rate, its caches {cache_mib} MiB a thread, "
                 f"{vocabulary.title}, {part.megabytes:,.0f} MB",
-                *(("0.6", "0.9") if cache_mib == OUR_CACHE_MIB else ("-", "-")),
+                *(("0.6", "0.9") if part is whole and cache_mib == ITS_CACHE_MIB else ("-", "-")),
                 pairs.ratio(),
                 "share",
                 seconds_and_rate(pairs.peer, part.text_bytes) + f" ({best[0]}, {best[1]} MB)",
