@@ -1,6 +1,7 @@
 """One index on its way: tokens, lineage and roles under `.partial` names, counts, digests."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -9,6 +10,7 @@ from functools import partial as partial_call
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 from blake3 import blake3
 
 from megatron_math.base.errors import UserError
@@ -22,6 +24,7 @@ from megatron_math.native.index_reader import HEADER_BYTES
 from megatron_math.native.index_writer import IndexWriter
 from megatron_math.native.output_file import OutputFile
 
+MOST_WAITING_BYTES = 1 << 25  # given to a writer and not yet digested
 SUFFIXES = (".bin", ".idx", ".ids", ".roles", ".json")
 
 
@@ -73,7 +76,8 @@ class IndexBuilding:
             self._leave.append(self.writer.leave)
             self.ids = RecordIdsWriter(output.path(".ids"), ids_after)
             self._leave += [part.leave for part in self.ids.parts]
-            self._digests = {".bin": FollowingDigest(partial(output.path(".bin")))}
+            before_bytes = self.counts.tokens * self.writer.dtype.itemsize
+            self._digests = {".bin": WrittenDigest(partial(output.path(".bin")), before_bytes)}
             self.roles: OutputFile | None = None
             if self.counts.role_bytes:
                 self._open_roles(self.counts.role_bytes)
@@ -99,10 +103,11 @@ class IndexBuilding:
             self._open_roles(None)  # all tokens so far are of plain texts
             self._append_other(counts.tokens)
         self.writer.add_documents(documents.tokens, documents.lengths)
+        self._digests[".bin"].add(bytes_of(documents.tokens))
         lines = documents.rows + (lines_before + 1)
         self.ids.add(file, lines, documents.id_text, documents.id_offsets)
         if documents.roles is not None and self.roles is not None:
-            self.roles.append(documents.roles)
+            self._append_roles(bytes_of(documents.roles))
         elif self.roles is not None:
             self._append_other(len(documents.tokens))
         counts.documents, counts.tokens = self.writer.num_documents, self.writer.num_tokens
@@ -113,22 +118,24 @@ class IndexBuilding:
     def _open_roles(self, keep_bytes: int | None) -> None:
         self.roles = OutputFile(self.output.path(".roles"), keep_bytes)
         self._leave.append(self.roles.leave)
-        self._digests[".roles"] = FollowingDigest(self.roles.partial_path)
+        self._digests[".roles"] = WrittenDigest(self.roles.partial_path, keep_bytes or 0)
         self._leave.append(self._digests[".roles"].close)
 
     def _append_other(self, count: int) -> None:
-        assert self.roles is not None, self.output
+        others = memoryview(bytes([ROLES["other"]]) * min(CHUNK_BYTES, count))
         for first in range(0, count, CHUNK_BYTES):
-            self.roles.append(bytes([ROLES["other"]]) * min(CHUNK_BYTES, count - first))
+            self._append_roles(others[: count - first])
+
+    def _append_roles(self, roles: memoryview) -> None:
+        assert self.roles is not None, self.output
+        self.roles.append(roles)
+        self._digests[".roles"].add(roles)
 
     def flush(self) -> None:
-        """All that was added is in the system's hands; the digests go on as far."""
+        """All that was added is in the system's hands."""
         self.writer.flush()
         for part in self._files:
             part.flush()
-        self._digests[".bin"].advance(self.counts.tokens * self.writer.dtype.itemsize)
-        if self.roles is not None:
-            self._digests[".roles"].advance(self.roles.num_bytes)
 
     @property
     def syncs(self) -> list[Callable[[], None]]:
@@ -179,54 +186,71 @@ class IndexBuilding:
         return [*self.ids.parts, *([self.roles] if self.roles is not None else [])]
 
 
-class FollowingDigest:
-    """blake3 of a growing file, made in a thread that reads behind the writer.
+def bytes_of(values: npt.NDArray) -> memoryview:
+    """The same memory, as bytes."""
+    return values.data.cast("B") if values.size else memoryview(b"")
 
-    It begins at the file's first byte, so that it is right for a file that was taken over too.
+
+class WrittenDigest:
+    """blake3 of a growing file, made in a thread from what its writer is given.
+
+    Nothing is read back but what an earlier process wrote: of what is digested the file cannot
+    differ unseen.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, before_bytes: int) -> None:
+        """before_bytes: of the file at `path`, to be gone on behind."""
         self._path = path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._digest = blake3()
-        self._chunk = memoryview(bytearray(CHUNK_BYTES))
-        self._read_bytes = self._let_go_bytes = 0
+        self._let_go_bytes = self._waiting_bytes = 0
         self._thread = ThreadPoolExecutor(1, "digest")
-        self._last: Future[None] | None = None
+        self._waiting: deque[tuple[Future[Any], int]] = deque()
+        self._waiting.append((self._thread.submit(self._read_back, before_bytes), 0))
 
-    def advance(self, num_bytes: int) -> None:
-        """The first `num_bytes` of the file are final."""
-        if self._last is not None and self._last.done():
-            self._last.result()  # raises what went wrong
-        self._last = self._thread.submit(self._read_up_to, num_bytes)
+    def add(self, data: memoryview) -> None:
+        """The file's next bytes, which nobody changes any more. OSError where reading back failed.
 
-    def _read_up_to(self, num_bytes: int) -> None:
-        while self._read_bytes < num_bytes:
-            wanted = min(CHUNK_BYTES, num_bytes - self._read_bytes)
-            got = os.preadv(self._descriptor, [self._chunk[:wanted]], self._read_bytes)
-            if got == 0:
-                raise OSError(5, f"cannot read back byte {self._read_bytes}", str(self._path))
-            self._digest.update(self._chunk[:got])
-            self._read_bytes += got
+        Waits while more than MOST_WAITING_BYTES are to be digested.
+        """
+        self._waiting.append((self._thread.submit(self._digest.update, data), data.nbytes))
+        self._waiting_bytes += data.nbytes
+        while self._waiting and (
+            self._waiting[0][0].done() or self._waiting_bytes > MOST_WAITING_BYTES
+        ):
+            self._wait_for_first()
 
     def let_go(self, num_bytes: int) -> None:
-        """The first `num_bytes` are on disk; what was digested of them leaves the page cache.
+        """The first `num_bytes` of the file are on disk and leave the page cache.
 
         A corpus is larger than memory and would push out what others read. On a virtual machine
         new pages for 2.5 GB cost 4 s of system time besides, pages that were let go 0.9 s
         (2026-11-22).
         """
-        before, self._let_go_bytes = self._let_go_bytes, min(num_bytes, self._read_bytes)
-        if before < self._let_go_bytes:
-            with suppress(OSError):  # only advice
-                count = self._let_go_bytes - before
-                os.posix_fadvise(self._descriptor, before, count, os.POSIX_FADV_DONTNEED)
+        before, self._let_go_bytes = self._let_go_bytes, num_bytes
+        with suppress(OSError):  # only advice
+            advice = os.POSIX_FADV_DONTNEED
+            os.posix_fadvise(self._descriptor, before, num_bytes - before, advice)
 
     def finish(self) -> str:
-        if self._last is not None:
-            self._last.result()
+        while self._waiting:
+            self._wait_for_first()
         return self._digest.hexdigest()
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
         os.close(self._descriptor)
+
+    def _wait_for_first(self) -> None:
+        future, num_bytes = self._waiting.popleft()
+        self._waiting_bytes -= num_bytes
+        future.result()  # raises what went wrong
+
+    def _read_back(self, num_bytes: int) -> None:
+        chunk, at = memoryview(bytearray(CHUNK_BYTES)), 0
+        while at < num_bytes:
+            got = os.preadv(self._descriptor, [chunk[: num_bytes - at]], at)
+            if got == 0:
+                raise OSError(5, f"cannot read back byte {at}", str(self._path))
+            self._digest.update(chunk[:got])
+            at += got

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # A thread. The engine keeps 32 MiB of it for short words, shares the rest between long ones and
-# ids, and forgets all when one of the three is full. 2.4 GB of text on two threads: 16.2 s with
-# 48 MiB, 15.4 with 56, 13.6 with 150, 13.2 with its own 512; but from 0.2 to 2 GB of text memory
-# grows by 16 MB with 48, by 43 to 76 with 56 and by 280 with 150 (2026-11-22).
-CACHE_BYTES = 48 * 2**20
+# ids, and forgets all when one of the three is full. Of 2.4 GB of text the whole command takes 22.7
+# s with 48 MiB, 21.5 with 64 and 20.5 with the engine's own 512; from 0.24 to 2.4 GB memory grows
+# by 26, by 38 and by hundreds of MB (2026-11-22).
+CACHE_BYTES = 64 * 2**20
 BATCH_BYTES = 2**21 - 1  # from 2 MiB on, the engine spreads a call over threads of its own
 DISTRIBUTIONS = ("gigatoken-cachefix", "gigatoken")
 

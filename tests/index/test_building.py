@@ -1,15 +1,18 @@
-"""What is written is digested behind the writer and then leaves the page cache."""
+"""What is written is digested on its way, and leaves the page cache when it is on disk."""
 
 import ctypes
 import mmap
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from blake3 import blake3
 
-from megatron_math.index.building import FollowingDigest
+from megatron_math.index import building
+from megatron_math.index.building import WrittenDigest
 
 NUM_BYTES = 8 << 20
 
@@ -24,7 +27,7 @@ def cached_share(path: Path) -> float:
         return sum(page & 1 for page in pages) / len(pages)
 
 
-def test_what_is_digested_and_on_disk_is_let_go(tmp_path: Path) -> None:
+def test_what_is_on_disk_is_let_go(tmp_path: Path) -> None:
     path = tmp_path / "x.bin.partial"
     content = np.random.default_rng(1).bytes(NUM_BYTES)
     path.write_bytes(content)
@@ -34,17 +37,43 @@ def test_what_is_digested_and_on_disk_is_let_go(tmp_path: Path) -> None:
         if cached_share(path) > 0.5:
             pytest.skip("this file system keeps its pages whatever is advised (tmpfs does)")
     path.read_bytes()  # all is cached again
-    digest = FollowingDigest(path)
-    digest.let_go(NUM_BYTES)  # nothing has been digested, so nothing goes
-    assert cached_share(path) > 0.9
-    digest.advance(NUM_BYTES // 2)
-    half = digest.finish()
-    assert half == blake3(content[: NUM_BYTES // 2]).hexdigest()
-    digest.let_go(NUM_BYTES)
+    half = NUM_BYTES // 2
+    digest = WrittenDigest(path, half)  # an earlier process wrote so much
+    assert digest.finish() == blake3(content[:half]).hexdigest()
+    assert cached_share(path) > 0.9  # nobody said that it is on disk
+    digest.let_go(half)
     assert 0.4 < cached_share(path) < 0.6
-    digest.advance(NUM_BYTES)
-    assert digest.finish() == blake3(content).hexdigest()
+    digest.add(memoryview(content)[half:])
     digest.let_go(NUM_BYTES)
     assert cached_share(path) < 0.1
+    assert digest.finish() == blake3(content).hexdigest()
     digest.close()
     assert path.read_bytes() == content
+
+
+def test_little_waits_to_be_digested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "x.bin.partial"
+    path.touch()
+    monkeypatch.setattr(building, "MOST_WAITING_BYTES", 3)
+    go_on = threading.Event()
+    digest = WrittenDigest(path, 0)
+    digest.finish()
+    digest._thread.submit(go_on.wait, 60)
+    with ThreadPoolExecutor(1) as writer:
+        writing = [writer.submit(digest.add, memoryview(b"ab")) for _ in range(2)]
+        writing[0].result(60)
+        with pytest.raises(TimeoutError):
+            writing[1].result(0.2)
+        go_on.set()
+        writing[1].result(60)
+    assert digest.finish() == blake3(b"abab").hexdigest()
+    digest.close()
+
+
+def test_a_file_that_lost_what_was_written_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin.partial"
+    path.write_bytes(b"abc")
+    digest = WrittenDigest(path, 4)
+    with pytest.raises(OSError, match="cannot read back byte 3"):
+        digest.finish()
+    digest.close()
