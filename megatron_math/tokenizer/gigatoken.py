@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # A thread. The engine keeps 32 MiB of it for short words, shares the rest between long ones and
-# ids, and forgets all when one of the three is full. Of 2.4 GB of text the whole command takes 22.7
-# s with 48 MiB, 21.5 with 64 and 20.5 with the engine's own 512; from 0.24 to 2.4 GB memory grows
-# by 26, by 38 and by hundreds of MB (2026-11-22).
+# ids, and forgets all when one of the three is full. Of 2.4 GB of text the whole command takes 22.4
+# s with 48 MiB and 21.5 with 64; from 0.2 to 2 GB memory grows by 26 and by 63 MB, and with the
+# engine's own 512 by hundreds (2026-11-22).
 CACHE_BYTES = 64 * 2**20
 BATCH_BYTES = 2**21 - 1  # from 2 MiB on, the engine spreads a call over threads of its own
 DISTRIBUTIONS = ("gigatoken-cachefix", "gigatoken")
