@@ -50,13 +50,14 @@ def _returning(value: Any) -> Callable[[Any], Any]:
 
 
 def _with_cpu_device(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A factory whose `device="cuda"` means the CPU."""
+    """A factory whose `device="cuda"` means the CPU, whose memory no GPU fetches."""
 
     @functools.wraps(factory)
     def on_cpu(*args: Any, **kwargs: Any) -> torch.Tensor:
         device = kwargs.get("device")
         if device is not None and str(device).startswith("cuda"):
             kwargs["device"] = torch.device("cpu")
+        kwargs.pop("pin_memory", None)
         return factory(*args, **kwargs)
 
     return on_cpu
@@ -122,7 +123,10 @@ PATCHES: tuple[Patch, ...] = (
         "optimizer and clipping compare type names with 'torch.cuda.FloatTensor' and kin",
         _with_cuda_name,
     ),
-    *(Patch(f"torch.{name}", "called with device='cuda'", _with_cpu_device) for name in _FACTORIES),
+    *(
+        Patch(f"torch.{name}", "called with device='cuda' or pin_memory=True", _with_cpu_device)
+        for name in _FACTORIES
+    ),
 )
 
 _applied = False

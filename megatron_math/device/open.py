@@ -31,9 +31,16 @@ class Device:
     world: int
     data_rank: int
     data_size: int
+    context_rank: int
     data_group: dist.ProcessGroup
+    """All that hold the same weights: replicas, and in each of them the parts of a sequence."""
     is_first_stage: bool
     is_last_stage: bool
+
+    @property
+    def num_copies(self) -> int:
+        """Processes with the same weights, between which gradients and optimizer are shared."""
+        return self.data_size * self.grid.context
 
     @property
     def is_last_rank(self) -> bool:
@@ -146,7 +153,8 @@ def _describe(kind: Literal["cpu", "cuda"], torch_device: torch.device, grid: Gr
         world=dist.get_world_size(),
         data_rank=parallel_state.get_data_parallel_rank(),
         data_size=parallel_state.get_data_parallel_world_size(),
-        data_group=parallel_state.get_data_parallel_group(),
+        context_rank=parallel_state.get_context_parallel_rank(),
+        data_group=parallel_state.get_data_parallel_group(with_context_parallel=True),
         is_first_stage=parallel_state.is_pipeline_first_stage(ignore_virtual=True),
         is_last_stage=parallel_state.is_pipeline_last_stage(ignore_virtual=True),
     )

@@ -21,6 +21,18 @@ from megatron_math.model.gpt import GPT
 from megatron_math.model.layers import te_block_spec, torch_block_spec
 
 Spec = Literal["auto", "torch", "te"]
+Recompute = Literal["none", "selective", "full"]
+
+RECOMPUTE_FIELDS: dict[Recompute, dict[str, Any]] = {
+    "none": {},
+    "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
+    "full": {
+        "recompute_granularity": "full",
+        "recompute_method": "uniform",
+        "recompute_num_layers": 1,
+    },
+}
+"""Core's names for what is computed again in the backward pass (Korthikanti et al. 2022)."""
 
 
 def build_model(
@@ -30,17 +42,31 @@ def build_model(
     dtype: torch.dtype,
     spec: Spec = "auto",
     sequence_length: int,
+    stage_layers: tuple[int | None, int | None] = (None, None),
+    recompute: Recompute = "none",
     **transformer_overrides: Any,
 ) -> list[GPT]:
     """The stages that this rank holds, one per virtual stage, fresh weights, on the device.
 
-    `dtype` is that of the weights; `sequence_length` is in tokens; `transformer_overrides` are
-    fields of core's TransformerConfig (recomputation, for one). The models are not wrapped in
+    `dtype` is that of the weights; `sequence_length` is in tokens; `stage_layers` are those of the
+    first and of the last pipeline stage, None for an even share; `transformer_overrides` are
+    fields of core's TransformerConfig. The models are not wrapped in
     DistributedDataParallel or Float16Module. Raises `UserError` for a grid that does not fit the
     model, a sequence longer than the model's, or a spec that cannot run here.
     """
-    check_grid(config, grid, sequence_length)
+    check_grid(config, grid, sequence_length, stage_layers)
+    transformer_overrides = {
+        "num_layers_in_first_pipeline_stage": stage_layers[0],
+        "num_layers_in_last_pipeline_stage": stage_layers[1],
+        **RECOMPUTE_FIELDS[recompute],
+        **transformer_overrides,
+    }
     chosen = choose_spec(spec)
+    if chosen == "te" and grid.context > 1:
+        raise UserError(
+            f"parallel.context {grid.context} was asked under the layer spec te, which needs "
+            "documents of whole multiples of tokens there; set precision.spec to torch"
+        )
     transformer = transformer_config(config, grid=grid, dtype=dtype, **transformer_overrides)
     block_spec = te_block_spec if chosen == "te" else torch_block_spec
     models = []
@@ -83,13 +109,27 @@ def choose_spec(spec: Spec) -> Literal["torch", "te"]:
     return "torch"
 
 
-def check_grid(config: ModelConfig, grid: Grid, sequence_length: int) -> None:
+def check_grid(
+    config: ModelConfig,
+    grid: Grid,
+    sequence_length: int,
+    stage_layers: tuple[int | None, int | None] = (None, None),
+) -> None:
     """Raise `UserError` where `grid` cannot cut `config`, naming both numbers."""
-    stages = grid.pipeline * grid.virtual
+    given = [layers for layers in stage_layers if layers is not None]
+    stages = grid.pipeline * grid.virtual - len(given)
     stages_text = f"parallel.pipeline {grid.pipeline} x virtual {grid.virtual}"
+    if given:
+        stages_text += f" less {len(given)} with layers of their own"
     tensor_text = f"parallel.tensor {grid.tensor}"
+    layers_left = config.num_layers - sum(given)
+    if given and (layers_left < stages or (stages == 0 and layers_left)):
+        raise UserError(
+            f"first_stage_layers and last_stage_layers take {sum(given)} of {config.num_layers} "
+            f"layers and leave {layers_left} for {stages} stages"
+        )
     for what, size, ways, axis in (
-        ("num_layers", config.num_layers, stages, stages_text),
+        ("num_layers", layers_left, max(1, stages), stages_text),
         ("num_attention_heads", config.num_attention_heads, grid.tensor, tensor_text),
         ("ffn_hidden_size", config.ffn_hidden_size, grid.tensor, tensor_text),
         ("padded vocabulary", config.padded_vocab_size, grid.tensor, tensor_text),
@@ -103,15 +143,14 @@ def check_grid(config: ModelConfig, grid: Grid, sequence_length: int) -> None:
         raise UserError(
             f"{tensor_text} and num_query_groups {groups}: one must be a multiple of the other"
         )
-    if grid.sequence and sequence_length % grid.tensor:
+    context_ways = 2 * grid.context if grid.context > 1 else 1  # each rank has two chunks
+    sequence_ways = grid.tensor if grid.sequence else 1
+    if sequence_length % (context_ways * sequence_ways):
+        axes = [f"parallel.context {grid.context}"] * (grid.context > 1)
+        axes += [f"parallel.sequence with tensor {grid.tensor}"] * grid.sequence
         raise UserError(
-            f"parallel.sequence cuts {sequence_length} tokens {grid.tensor} ways; "
-            f"choose a sequence length that is a multiple of {grid.tensor}"
-        )
-    if grid.context > 1:
-        raise UserError(
-            f"parallel.context {grid.context} is not available yet; set it to 1 and use "
-            "tensor with sequence: true for long sequences"
+            f"{' and '.join(axes)} cut {sequence_length} tokens {context_ways * sequence_ways} "
+            f"ways; choose a sequence length that is a multiple of {context_ways * sequence_ways}"
         )
     if grid.expert > 1:
         raise UserError(f"parallel.expert {grid.expert} was asked, and the model has no experts")

@@ -4,16 +4,19 @@ Core's torch norm refuses sequence parallelism and its own attention is an unfus
 are ours: an RMSNorm whose weight knows about sequence parallelism, and a core attention on
 `scaled_dot_product_attention`. Everything else in the layer is core's. Reads and writes nothing.
 
-Shapes: S sequence, L document, B micro-batch, H hidden, N query heads and G key/value heads of this
-rank, D head size, C = N*D.
+Shapes: S sequence, P the part of it that this context rank holds (mostly all of it), L queries and
+K keys of one call, B micro-batch, H hidden, N query heads and G key/value heads of this rank, D
+head size, C = N*D.
 """
 
 import functools
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.parallel_state import get_context_parallel_group
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
@@ -29,6 +32,7 @@ from megatron.core.transformer.transformer_layer import (
 )
 
 from megatron_math.device.open import current_torch_device
+from megatron_math.model.context import own_chunks, whole_sequence
 
 
 class RMSNorm(torch.nn.Module):
@@ -69,10 +73,15 @@ class Documents:
 
     def __init__(self, ids_BS: torch.Tensor) -> None:
         self.ids_BS = ids_BS.clone()  # NumPy may write the memory of the original
+        batch, length = ids_BS.shape
         starts_BS = torch.ones_like(ids_BS, dtype=torch.bool)
         starts_BS[:, 1:] = ids_BS[:, 1:] != ids_BS[:, :-1]
         starts = starts_BS.flatten().nonzero().flatten()
         self.lengths: list[int] = starts.diff(append=starts.new_tensor([ids_BS.numel()])).tolist()
+        bounds = [*starts.tolist(), ids_BS.numel()]
+        self.bounds = [(a // length, a % length, a % length + b - a) for a, b in pairwise(bounds)]
+        """(row, first position, position behind the last) of each document."""
+        self.one_a_row = len(self.bounds) == batch
         self._mask: tuple[object, torch.Tensor] | None = None
 
     def mask(self, window: int | None, device: torch.device) -> torch.Tensor:
@@ -120,7 +129,9 @@ class DocumentAttention(MegatronModule):
     The document ids (int [B, S] on the host, equal inside a document) come where core hands over
     its attention mask; None means one document a row. Each document is a call of its own, without
     a mask; where they are too short for that, one call takes them all under a mask. Fewer
-    key/value heads than query heads are not repeated in memory.
+    key/value heads than query heads are not repeated in memory. With context parallelism a rank
+    has some queries only and fetches all keys and values: what it does not need of them, it does
+    not look at, and groups of few heads make them small.
     """
 
     def __init__(
@@ -137,7 +148,7 @@ class DocumentAttention(MegatronModule):
         super().__init__(config=config)
         assert attn_mask_type == AttnMaskType.causal, attn_mask_type
         assert attention_type == "self", attention_type
-        assert config.context_parallel_size == 1, "build_model refuses context parallelism"
+        self.context_group = get_context_parallel_group(check_initialized=False)
         self.softmax_scale = softmax_scale
         self.dropout = config.attention_dropout
         # Core counts the tokens to the left, a window counts the query itself, too.
@@ -145,64 +156,105 @@ class DocumentAttention(MegatronModule):
 
     def forward(
         self,
-        query_SBND: torch.Tensor,
-        key_SBGD: torch.Tensor,
-        value_SBGD: torch.Tensor,
+        query_PBND: torch.Tensor,
+        key_PBGD: torch.Tensor,
+        value_PBGD: torch.Tensor,
         attention_mask: torch.Tensor | None,
         attn_mask_type: AttnMaskType | None = None,
         attention_bias: torch.Tensor | None = None,
         packed_seq_params: PackedSeqParams | None = None,
     ) -> torch.Tensor:
-        """Attend; `attention_mask` holds document ids [B, S]. Returns [S, B, N*D]."""
+        """Attend; `attention_mask` holds document ids [B, S]. Query, key and value are of this
+        rank's tokens, [P, B, ...]; returns [P, B, N*D].
+        """
         assert attention_bias is None
         assert packed_seq_params is None, "this spec takes document ids, not packed sequences"
-        length, batch = query_SBND.shape[:2]
+        group = self.context_group
+        rank, size = (group.rank(), group.size()) if group is not None else (0, 1)
+        batch, length = query_PBND.shape[1], query_PBND.shape[0] * size
         assert attention_mask is None or attention_mask.shape == (batch, length), (
             f"document ids {tuple(attention_mask.shape)} for micro-batch {batch} x {length}"
         )
         documents = None if attention_mask is None else documents_of(attention_mask)
-        parts = [part.transpose(0, 1) for part in (query_SBND, key_SBGD, value_SBGD)]
-        if documents is None or len(documents.lengths) == batch:
-            context_BSC = self._attend(*parts, row_length=length)
-        elif _pays_by_document(query_SBND, len(documents.lengths)):
-            split = [part.flatten(0, 1)[None].split(documents.lengths, dim=1) for part in parts]
-            each = [self._attend(*one, row_length=length) for one in zip(*split, strict=True)]
-            context_BSC = torch.cat(each, dim=1).view(batch, length, -1)
-        else:
-            mask = documents.mask(self.window, query_SBND.device)
-            context_BSC = self._attend(*parts, row_length=length, mask=mask)
-        return context_BSC.transpose(0, 1).contiguous()
+        if size > 1:
+            key_PBGD, value_PBGD = (whole_sequence(part, group) for part in (key_PBGD, value_PBGD))
+        query, key, value = (part.transpose(0, 1) for part in (query_PBND, key_PBGD, value_PBGD))
+        contexts, done = [], 0
+        for chunk in own_chunks(length, rank, size):
+            here = slice(done, done := done + chunk.stop - chunk.start)
+            seen = slice(0, chunk.stop)
+            parts = query[:, here], key[:, seen], value[:, seen]
+            contexts.append(self._attend_chunk(*parts, documents, chunk, length))
+        context_BPC = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=1)
+        return context_BPC.transpose(0, 1).contiguous()
+
+    def _attend_chunk(
+        self,
+        query_BLND: torch.Tensor,
+        key_BKGD: torch.Tensor,
+        value_BKGD: torch.Tensor,
+        documents: Documents | None,
+        chunk: slice,
+        row_length: int,
+    ) -> torch.Tensor:
+        """Queries of the positions in `chunk`, keys of all positions before its end. [B, L, C]."""
+        whole = query_BLND, key_BKGD, value_BKGD
+        if documents is None or documents.one_a_row:
+            return self._attend(*whole, row_length=row_length)
+        bounds = [
+            (row, max(begin, chunk.start), begin, min(end, chunk.stop))
+            for row, begin, end in documents.bounds
+            if begin < chunk.stop and end > chunk.start
+        ]
+        if not _pays_by_document(query_BLND, key_BKGD, len(bounds)):
+            mask = documents.mask(self.window, query_BLND.device)
+            return self._attend(*whole, row_length=row_length, mask=mask[..., chunk, : chunk.stop])
+        each = [
+            self._attend(
+                query_BLND[row : row + 1, first - chunk.start : end - chunk.start],
+                key_BKGD[row : row + 1, begin:end],
+                value_BKGD[row : row + 1, begin:end],
+                row_length=row_length,
+            )
+            for row, first, begin, end in bounds
+        ]
+        return torch.cat(each, dim=1).view(*query_BLND.shape[:2], -1)
 
     def _attend(
         self,
         query_BLND: torch.Tensor,
-        key_BLGD: torch.Tensor,
-        value_BLGD: torch.Tensor,
+        key_BKGD: torch.Tensor,
+        value_BKGD: torch.Tensor,
         *,
         row_length: int,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """One call of the kernel; without a mask, L tokens a row are one document. [B, L, N*D]."""
-        length = query_BLND.shape[1]
-        if mask is None and self.window is not None and self.window < length:
-            mask = causal_mask(row_length, self.window, query_BLND.device)[:length, :length]
+        """One call of the kernel. [B, L, C].
+
+        Without a mask the K keys of a row are of one document, and the queries are its last L.
+        """
+        length, num_keys = query_BLND.shape[1], key_BKGD.shape[1]
+        is_cut = self.window is not None and self.window < num_keys
+        if mask is None and (is_cut or length < num_keys):
+            mask = causal_mask(row_length, self.window, query_BLND.device)
+            mask = mask[num_keys - length : num_keys, :num_keys]
         context_BNLD = F.scaled_dot_product_attention(
             query_BLND.transpose(1, 2),
-            key_BLGD.transpose(1, 2),
-            value_BLGD.transpose(1, 2),
+            key_BKGD.transpose(1, 2),
+            value_BKGD.transpose(1, 2),
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=mask is None,
             scale=self.softmax_scale,
-            enable_gqa=query_BLND.shape[2] != key_BLGD.shape[2],
+            enable_gqa=query_BLND.shape[2] != key_BKGD.shape[2],
         )
         return context_BNLD.transpose(1, 2).flatten(2)
 
 
-def _pays_by_document(query_SBND: torch.Tensor, num_documents: int) -> bool:
+def _pays_by_document(query_BLND: torch.Tensor, key_BKGD: torch.Tensor, num_documents: int) -> bool:
     """Whether a kernel call for each document is faster than one call under a mask."""
-    kind = "cpu" if query_SBND.device.type == "cpu" else "gpu"
-    multiplications = query_SBND.numel() * query_SBND.shape[0]
+    kind = "cpu" if query_BLND.device.type == "cpu" else "gpu"
+    multiplications = query_BLND.numel() * key_BKGD.shape[1]
     return multiplications >= MULTIPLICATIONS_A_CALL[kind] * num_documents
 
 

@@ -13,22 +13,49 @@ class ParallelConfig(Grid):
 
     replicas: int | None = Field(None, ge=1, alias="data")
     """Replicas. Left out: what the world size leaves; on a local start all GPUs, or 1 on CPU."""
+    first_stage_layers: int | None = Field(None, ge=1)
+    """Layers of the first pipeline stage, which has the embedding too; the rest share evenly."""
+    last_stage_layers: int | None = Field(None, ge=1)
+    """Layers of the last pipeline stage, which has the output layer too."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again to save memory: attention, or whole layers."""
+    overlap: bool = True
+    """Send gradients and weights of replicas while others are computed; off to look for a fault."""
 
     def identity(self) -> dict[str, Any]:
         return {}
 
     @property
     def grid(self) -> Grid:
-        return Grid.model_validate(self.model_dump(exclude={"replicas"}))
+        return Grid.model_validate({name: getattr(self, name) for name in Grid.model_fields})
+
+    @model_validator(mode="after")
+    def _uneven_stages(self) -> "ParallelConfig":
+        uneven = self.first_stage_layers is not None or self.last_stage_layers is not None
+        if uneven and self.pipeline == 1:
+            raise ValueError("first_stage_layers and last_stage_layers have no effect, pipeline 1")
+        if uneven and self.virtual > 1:
+            raise ValueError("first_stage_layers and last_stage_layers do not go with virtual > 1")
+        return self
 
 
 class PrecisionConfig(Section):
-    """fp32, or bf16 weights and activations with fp32 gradients and fp32 master weights."""
+    """fp32, or half-precision weights and activations with fp32 gradients and master weights."""
 
-    dtype: Literal["fp32", "bf16"] = "bf16"
-    """Of weights and activations; gradients, moments and master weights are fp32 in both."""
+    dtype: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Of weights and activations; gradients, moments and master weights are fp32 in all of them."""
+    loss_scale: float | None = Field(None, gt=0)
+    """fp16 only: what the loss is multiplied by before the backward pass, so that small gradients
+    are not lost. Left out: from 1,024 on halved where a gradient overflows (the step is skipped
+    then) and doubled after 1,000 steps without."""
     spec: Literal["auto", "torch", "te"] = "auto"
     """Layers of our own on plain torch, or Transformer Engine's; auto takes what is there."""
+
+    @model_validator(mode="after")
+    def _scaled(self) -> "PrecisionConfig":
+        if self.loss_scale is not None and self.dtype != "fp16":
+            raise ValueError(f"loss_scale has no effect with dtype: {self.dtype}")
+        return self
 
 
 class WandbConfig(Section):

@@ -4,7 +4,7 @@ The order is a function of the plan alone. Global step i takes samples [i*G, (i+
 replica r takes micro-batches r, r + D, r + 2D, ... of it (G global batch, D replicas), so another
 layout or a restart never moves a sample.
 
-Shapes: B micro-batch, S sequence.
+Shapes: B micro-batch, S sequence, P the part of it that this context rank holds.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import torch
 from megatron_math.dataset.plan import Plan
 from megatron_math.dataset.reader import PlanReader
 from megatron_math.device.open import pinned
+from megatron_math.model.context import own_tokens
 from megatron_math.train.mock_data import MockReader
 
 STEPS_AHEAD = 2
@@ -27,13 +28,16 @@ STEPS_AHEAD = 2
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass of one replica, on the device; document ids are read on the host."""
+    """One forward pass of one replica, on the device; document ids are read on the host.
 
-    tokens_BS: torch.Tensor
-    labels_BS: torch.Tensor
-    loss_mask_BS: torch.Tensor
+    With context parallelism this rank's tokens (`model/context.py`), and all document ids.
+    """
+
+    tokens_BP: torch.Tensor
+    labels_BP: torch.Tensor
+    loss_mask_BP: torch.Tensor
+    position_ids_BP: torch.Tensor
     document_ids_BS: torch.Tensor
-    position_ids_BS: torch.Tensor
     source_B: torch.Tensor
 
 
@@ -55,6 +59,8 @@ class Feed:
         data_rank: int,
         data_size: int,
         torch_device: torch.device,
+        context_rank: int = 0,
+        context_size: int = 1,
         mock_vocab_size: int | None = None,
     ) -> None:
         assert global_batch_size % (micro_batch_size * data_size) == 0, "see run.check_batch"
@@ -70,6 +76,7 @@ class Feed:
         self.num_microbatches = global_batch_size // (micro_batch_size * data_size)
         self._data_rank, self._data_size = data_rank, data_size
         self._torch_device = torch_device
+        self._context = context_rank, context_size
         self._steps = [-(-reader.num_samples // global_batch_size) for reader in self.readers]
         self._history = plan.history
         self.first_iteration = plan.history.iteration if plan.history else 0
@@ -189,12 +196,16 @@ class Feed:
         def tensor(array: np.ndarray) -> torch.Tensor:
             return pinned(torch.from_numpy(np.ascontiguousarray(array)), self._torch_device)
 
+        def own(array_BS: np.ndarray) -> torch.Tensor:
+            tokens_BP = own_tokens(torch.from_numpy(array_BS), *self._context)
+            return pinned(tokens_BP.contiguous(), self._torch_device)
+
         return MicroBatch(
-            tokens_BS=tensor(batch.tokens_BS),
-            labels_BS=tensor(batch.labels_BS),
-            loss_mask_BS=tensor(loss_mask_BS),
+            tokens_BP=own(batch.tokens_BS),
+            labels_BP=own(batch.labels_BS),
+            loss_mask_BP=own(loss_mask_BS),
+            position_ids_BP=own(batch.position_ids_BS),
             document_ids_BS=torch.from_numpy(np.ascontiguousarray(batch.document_ids_BS)),
-            position_ids_BS=tensor(batch.position_ids_BS),
             source_B=tensor(source_numbers[batch.source_B].astype(np.int64)),
         )
 

@@ -14,6 +14,7 @@ from megatron_math.checkpoint.folders import publish, sweep, temporary_folder
 from megatron_math.checkpoint.state import save_training_state
 from megatron_math.train.config import CheckpointConfig, TrainConfig
 from megatron_math.train.metrics import Metrics
+from megatron_math.train.optimizer import whole_weights
 from megatron_math.train.schedule import learning_rate
 from megatron_math.train.step import StepResult, Trainee, train_step, validation_step
 
@@ -91,6 +92,8 @@ def _row(
         **{f"loss/{source}": loss for source, loss in result.source_losses.items()},
         "grad-norm": result.grad_norm,
         "learning-rate": lr,
+        **({"loss-scale": result.loss_scale} if result.loss_scale != 1.0 else {}),
+        **({"skipped": True} if result.is_skipped else {}),
         "elapsed_ms": round(seconds * 1e3, 3),
         "tokens_per_second": round(tokens / seconds, 1),
         "tflops": round(flops / seconds / 1e12 / run.trainee.device.world, 6),
@@ -103,10 +106,11 @@ def validate(run: Run, progress: Progress) -> None:
     if run.train.validation_samples == 0 or run.train.mock_data:
         return
     results = {}
-    for source in run.trainee.feed.sources:
-        result = validation_step(run.trainee, source, run.train.validation_samples)
-        if result.loss is not None:
-            results[source] = (result.loss, result.num_tokens)
+    with whole_weights(run.trainee.models):
+        for source in run.trainee.feed.sources:
+            result = validation_step(run.trainee, source, run.train.validation_samples)
+            if result.loss is not None:
+                results[source] = (result.loss, result.num_tokens)
     if run.metrics is not None:
         samples = run.trainee.feed.consumed_samples(progress.iteration)
         run.metrics.validation(progress.iteration, samples, results)
@@ -125,9 +129,10 @@ def save(run: Run, progress: Progress) -> None:
     tokens = torch.tensor([progress.consumed_tokens], device=device.torch_device)
     torch.distributed.broadcast(tokens, src=device.world - 1)
     folder = Path(str(name[0]))
-    save_training_state(
-        run.trainee.models, run.trainee.optimizer, folder, {"iteration": progress.iteration}
-    )
+    with whole_weights(run.trainee.models):
+        save_training_state(
+            run.trainee.models, run.trainee.optimizer, folder, {"iteration": progress.iteration}
+        )
     device.barrier()
     if device.rank == 0:
         data_state = run.trainee.feed.data_state(progress.iteration)

@@ -98,9 +98,9 @@ def log_line(row: dict[str, Any], num_iterations: int, global_batch_size: int) -
     line += f" learning rate: {row['learning-rate']:.6E} |"
     line += f" global batch size: {global_batch_size:5d} |"
     line += f" lm loss: {row['lm loss']:.6E} |"
-    line += " loss scale: 1.0 |"
+    line += f" loss scale: {row.get('loss-scale', 1.0):.1f} |"
     line += f" grad norm: {row['grad-norm']:.3f} |"
-    line += " number of skipped iterations:   0 |"
+    line += f" number of skipped iterations: {row.get('skipped', False):3d} |"
     line += " number of nan iterations:   0 |"
     left = (num_iterations - row["iteration"]) * row["elapsed_ms"] / 1000
     line += f" tokens per second: {row['tokens_per_second']:.0f} |"

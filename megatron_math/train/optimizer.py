@@ -1,5 +1,7 @@
 """Core's wrappers around the model: half precision, data parallel, distributed optimizer."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,9 +15,17 @@ from megatron.core.transformer.module import Float16Module
 
 from megatron_math.train.config import TrainConfig
 
+# The loss that is scaled is a sum over tokens: what a mean of 8,192 tokens calls 2^16 is 2^3 here,
+# and 2^16 times the gradient of a token's own logit is beyond half precision.
+FIRST_LOSS_SCALE = 2.0**10
 
-def wrap_for_training(models: list[Any], dtype: torch.dtype) -> list[Any]:
-    """Half-precision wrapper when asked, then data parallel with fp32 gradients."""
+
+def wrap_for_training(models: list[Any], dtype: torch.dtype, *, overlap: bool) -> list[Any]:
+    """Half-precision wrapper when asked, then data parallel with fp32 gradients.
+
+    overlap: a bucket of gradients is sent when its last one is there, and weights are fetched just
+    before their layer; `whole_weights` must then be around everything but steps.
+    """
     if dtype != torch.float32:
         models = [Float16Module(model.config, model) for model in models]
     ddp_config = DistributedDataParallelConfig(
@@ -23,7 +33,8 @@ def wrap_for_training(models: list[Any], dtype: torch.dtype) -> list[Any]:
         # also with one replica, so that every checkpoint continues in every layout.
         use_distributed_optimizer=True,
         grad_reduce_in_fp32=True,
-        overlap_grad_reduce=False,
+        overlap_grad_reduce=overlap,
+        overlap_param_gather=overlap,
         # Losses are sums over tokens; the step divides once, by the global token count.
         average_in_collective=False,
     )
@@ -35,12 +46,42 @@ def wrap_for_training(models: list[Any], dtype: torch.dtype) -> list[Any]:
     ]
     for model in wrapped:
         model.config.finalize_model_grads_func = finalize_model_grads
+        if overlap:
+            each = [(one.no_sync, one.start_grad_sync, one.start_param_sync) for one in wrapped]
+            no_sync, grad_sync, param_sync = map(list, zip(*each, strict=True))
+            model.config.no_sync_func = no_sync if len(wrapped) > 1 else no_sync[0]
+            if len(wrapped) > 1:  # core's interleaved schedule says when
+                model.config.grad_sync_func = grad_sync
+                model.config.param_sync_func = param_sync
     return wrapped
 
 
-def build_optimizer(models: list[Any], config: TrainConfig, dtype: torch.dtype) -> Any:
-    """AdamW, sharded over the replicas, with fp32 master weights; norms carry no decay."""
-    return get_megatron_optimizer(
+@contextmanager
+def whole_weights(models: Sequence[Any]) -> Iterator[None]:
+    """Inside, all weights are those after the last step; without it some are one step old."""
+    hooked = [model for model in models if model.use_forward_hook]
+    for model in hooked:
+        model.disable_forward_pre_hook()  # fetches them
+    try:
+        yield
+    finally:
+        for model in hooked:
+            model.enable_forward_pre_hook()
+
+
+def build_optimizer(
+    models: list[Any],
+    config: TrainConfig,
+    dtype: torch.dtype,
+    *,
+    overlap: bool,
+    loss_scale: float | None = None,
+) -> Any:
+    """AdamW, sharded over the replicas, with fp32 master weights; norms carry no decay.
+
+    In fp16 the loss is scaled, by `loss_scale` or dynamically; see PrecisionConfig.
+    """
+    optimizer = get_megatron_optimizer(
         OptimizerConfig(
             optimizer="adam",
             lr=config.lr,
@@ -51,10 +92,19 @@ def build_optimizer(models: list[Any], config: TrainConfig, dtype: torch.dtype) 
             adam_eps=config.adam_eps,
             clip_grad=config.clip_grad,
             bf16=dtype == torch.bfloat16,
+            fp16=dtype == torch.float16,
+            loss_scale=loss_scale,
+            initial_loss_scale=FIRST_LOSS_SCALE,
+            hysteresis=1,
             params_dtype=dtype,
             use_distributed_optimizer=True,
+            overlap_param_gather=overlap,
         ),
         models,
         # Core's extra gloo groups serve checkpoint formats that are not used here.
         use_gloo_process_groups=False,
     )
+    if dtype == torch.float16:
+        for model in models:
+            model.config.grad_scale_func = optimizer.scale_loss
+    return optimizer

@@ -125,6 +125,8 @@ def train_rank(road: Road, order: Order) -> None:
             data_rank=device.data_rank,
             data_size=device.data_size,
             torch_device=device.torch_device,
+            context_rank=device.context_rank,
+            context_size=order.parallel.context,
             mock_vocab_size=order.model.vocab_size if order.train.mock_data else None,
         )
         if order.train.mock_data:
@@ -133,13 +135,16 @@ def train_rank(road: Road, order: Order) -> None:
                 "validation, checkpoints and everything after training are left out"
             )
         sequence_length = max(reader.sequence_length for reader in feed.readers)
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[order.precision.dtype]
+        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = dtypes[order.precision.dtype]
         models = build_model(
             order.model,
             grid=order.parallel.grid,
             dtype=dtype,
             spec=order.precision.spec,
             sequence_length=sequence_length,
+            stage_layers=(order.parallel.first_stage_layers, order.parallel.last_stage_layers),
+            recompute=order.parallel.recompute,
         )
         if device.rank == 0:
             order.stage.begin()
@@ -150,8 +155,11 @@ def train_rank(road: Road, order: Order) -> None:
         resumed = newest or _continued(order)
         if resumed is None:
             load_weights(models, open_checkpoint(order.start).folder)
-        models = wrap_for_training(models, dtype)
-        optimizer = build_optimizer(models, order.train, dtype)
+        overlap = order.parallel.overlap and device.num_copies > 1
+        models = wrap_for_training(models, dtype, overlap=overlap)
+        optimizer = build_optimizer(
+            models, order.train, dtype, overlap=overlap, loss_scale=order.precision.loss_scale
+        )
         progress = Progress(feed.first_iteration)
         if resumed is not None:
             load_training_state(models, optimizer, resumed.folder)

@@ -5,7 +5,7 @@ virtual stage of this rank, and calls the loss it returns on the last pipeline s
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,9 @@ class StepResult:
     source_tokens: dict[str, int]
     grad_norm: float
     num_tokens: int
+    loss_scale: float = 1.0
+    is_skipped: bool = False
+    """A gradient overflowed in fp16, so that the weights stayed; the norm is 0 then."""
 
 
 def train_step(trainee: Trainee, iteration: int, *, lr: float, weight_decay: float) -> StepResult:
@@ -47,8 +50,10 @@ def train_step(trainee: Trainee, iteration: int, *, lr: float, weight_decay: flo
     for group in trainee.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_mult", 1.0)
         group["weight_decay"] = weight_decay * group.get("wd_mult", 1.0)
-    _, grad_norm, _ = trainee.optimizer.step()
-    return _result(trainee, report_2K, float(grad_norm or 0.0))
+    loss_scale = float(trainee.optimizer.get_loss_scale())  # before it changes
+    is_done, grad_norm, _ = trainee.optimizer.step()
+    result = _result(trainee, report_2K, float(grad_norm or 0.0))
+    return replace(result, loss_scale=loss_scale, is_skipped=not is_done)
 
 
 def validation_step(trainee: Trainee, source: str, num_samples: int) -> StepResult:
@@ -74,7 +79,7 @@ def _run(
         data_iterator=iterators if len(iterators) > 1 else iterators[0],
         model=list(trainee.models),
         num_microbatches=len(microbatches),
-        seq_length=microbatches[0].tokens_BS.size(1),
+        seq_length=microbatches[0].document_ids_BS.size(1),  # core cuts it by the context ranks
         micro_batch_size=trainee.feed.micro_batch_size,
         forward_only=forward_only,
     )
@@ -90,11 +95,11 @@ def _forward_step(
 ) -> tuple[torch.Tensor, Any]:
     batch = next(data_iterator)
     output = model(
-        batch.tokens_BS, batch.position_ids_BS, batch.document_ids_BS, labels=batch.labels_BS
+        batch.tokens_BP, batch.position_ids_BP, batch.document_ids_BS, labels=batch.labels_BP
     )
     loss = partial(
         next_token_loss,
-        loss_mask_BS=batch.loss_mask_BS,
+        loss_mask_BP=batch.loss_mask_BP,
         source_B=batch.source_B,
         num_sources=num_sources,
     )

@@ -11,6 +11,7 @@ from megatron.core.transformer.enums import AttnMaskType
 
 from megatron_math.model import layers
 from megatron_math.model.config import ModelConfig
+from megatron_math.model.context import own_chunks, own_tokens
 
 LENGTHS = (5, 1, 17, 9)
 BY_DOCUMENT, BY_MASK = 0, 1 << 60
@@ -63,7 +64,6 @@ def test_rows_with_different_documents_do_not_mix(build, tiny, packed):
 def core_attention(window, *, heads=4, groups=2):
     config = SimpleNamespace(
         attention_dropout=0.0,
-        context_parallel_size=1,
         window_size=None if window is None else (window - 1, 0),
         num_attention_heads=heads,
         num_query_groups=groups,
@@ -124,6 +124,46 @@ def test_both_ways_equal_the_definition_with_gradients(changes, heads, window, s
     for way in (BY_DOCUMENT, BY_MASK):
         for ours, expected in zip(results[way], results["by hand"], strict=True):
             torch.testing.assert_close(ours, expected, rtol=2e-5, atol=2e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    chunk=st.integers(1, 5),
+    size=st.sampled_from([1, 2, 3]),
+    batch=st.integers(1, 2),
+    change=st.sampled_from([0.0, 0.1, 0.5]),
+    window=st.none() | st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_the_parts_of_context_ranks_make_up_the_whole(chunk, size, batch, change, window, seed):
+    """Each rank's queries with the keys before them, put back in their places."""
+    generator = torch.Generator().manual_seed(seed)
+    length = 2 * size * chunk
+    changes_BS = torch.rand((batch, length), generator=generator) < change
+    ids_BS = changes_BS.cumsum(1, dtype=torch.int32)
+    inputs = [torch.randn((length, batch, number, 8), generator=generator) for number in (4, 2, 2)]
+    attention = core_attention(window)
+    whole = attention(*inputs, ids_BS).transpose(0, 1)
+    query, key, value = (part.transpose(0, 1) for part in inputs)
+    for way in (BY_DOCUMENT, BY_MASK):
+        seen = torch.full_like(whole, float("nan"))
+        with mock.patch.dict(layers.MULTIPLICATIONS_A_CALL, {"cpu": way}):
+            for rank in range(size):
+                for part in own_chunks(length, rank, size):
+                    seen[:, part] = attention._attend_chunk(
+                        query[:, part], key[:, : part.stop], value[:, : part.stop],
+                        layers.documents_of(ids_BS), part, length,
+                    )  # fmt: skip
+        torch.testing.assert_close(seen, whole, rtol=2e-5, atol=2e-5)
+
+
+def test_context_ranks_share_all_tokens_and_all_pairs():
+    for size in (1, 2, 3, 4):
+        tokens_BS = torch.arange(48).view(1, -1).repeat(2, 1)
+        parts = [own_tokens(tokens_BS, rank, size) for rank in range(size)]
+        assert sorted(torch.cat(parts, dim=1)[0].tolist()) == list(range(48))
+        pairs = [int((part[0] + 1).sum()) for part in parts]  # a query sees itself and all before
+        assert len(set(pairs)) == 1, pairs
 
 
 def test_short_documents_share_a_mask_and_long_ones_have_a_call_each(monkeypatch):

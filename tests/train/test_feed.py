@@ -175,11 +175,11 @@ def test_mock_samples_have_the_plans_shapes_and_token_counts(feed_of) -> None:
             for a, b in zip(astuple(ours), astuple(theirs), strict=True):
                 assert (a.shape, a.dtype) == (b.shape, b.dtype)
             assert torch.equal(ours.source_B, theirs.source_B)
-            assert theirs.tokens_BS.max() < 50
-            counts["real"].append(ours.loss_mask_BS.sum().item())
-            counts["mock"].append(theirs.loss_mask_BS.sum().item())
+            assert theirs.tokens_BP.max() < 50
+            counts["real"].append(ours.loss_mask_BP.sum().item())
+            counts["mock"].append(theirs.loss_mask_BP.sum().item())
     assert sum(counts["mock"]) == pytest.approx(sum(counts["real"]), rel=0.05)
-    first, second = (mock.microbatches(step)[0].tokens_BS for step in (0, 1))
+    first, second = (mock.microbatches(step)[0].tokens_BP for step in (0, 1))
     assert set(map(tuple, first.tolist())) == set(map(tuple, second.tolist()))  # made once
 
 

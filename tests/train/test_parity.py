@@ -1,9 +1,12 @@
 """One HF checkpoint, one plan, every layout: the same losses and gradient norms (fp32, 1e-5).
 
-Two controls drop one all-reduce on purpose and must be caught by the very same comparison.
+Controls drop one all-reduce on purpose and must be caught by the very same comparison.
 """
 
+import functools
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,12 +19,27 @@ from megatron_math.train.run import run
 
 TOLERANCE = 1e-5
 LAYOUTS = {
-    "tensor 2": ["parallel.tensor=2"],
-    "tensor 2, sequence parallel": ["parallel.tensor=2", "parallel.sequence=true"],
-    "pipeline 2": ["parallel.pipeline=2"],
-    "data 2": ["parallel.data=2"],
-    "tensor 2 x pipeline 2": ["parallel.tensor=2", "parallel.pipeline=2"],
-}
+    2: {
+        "tensor 2": ["parallel.tensor=2"],
+        "tensor 2, sequence parallel": ["parallel.tensor=2", "parallel.sequence=true"],
+        "pipeline 2": ["parallel.pipeline=2"],
+        "pipeline 2, virtual 2": ["parallel.pipeline=2", "parallel.virtual=2"],
+        "pipeline 2, uneven": ["parallel.pipeline=2", "parallel.first_stage_layers=1"],
+        "context 2": ["parallel.context=2"],
+        "data 2": ["parallel.data=2"],
+        "data 2, nothing overlapped": ["parallel.data=2", "parallel.overlap=false"],
+    },
+    4: {
+        "tensor 4": ["parallel.tensor=4"],
+        "pipeline 4": ["parallel.pipeline=4"],
+        "tensor 2 x pipeline 2": ["parallel.tensor=2", "parallel.pipeline=2"],
+        "tensor 2 x context 2, sequence parallel": [
+            "parallel.tensor=2", "parallel.context=2", "parallel.sequence=true",
+        ],
+        "data 2 x context 2": ["parallel.data=2", "parallel.context=2"],
+    },
+}  # fmt: skip
+HALF = {dtype: [f"precision.dtype={dtype}", "parallel.tensor=2"] for dtype in ("bf16", "fp16")}
 
 
 def largest_difference(one: Road, other: Road) -> float:
@@ -39,8 +57,6 @@ def largest_difference(one: Road, other: Road) -> float:
 
 @pytest.fixture(scope="module")
 def one_process(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Road:
-    import shutil
-
     runs = tmp_path_factory.mktemp("one_process")
     shutil.copytree(prepared / "runs", runs, symlinks=True, dirs_exist_ok=True)
     road = Road.load(prepared / "road.yaml", runs=runs)
@@ -56,10 +72,33 @@ def test_the_reference_learns(one_process: Road) -> None:
         assert validation[-1]["loss"][source] < validation[0]["loss"][source]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_computes_the_same(layout: str, one_process: Road, copy_of) -> None:
-    road = copy_of("layout", *LAYOUTS[layout])
-    run(road)
+@pytest.fixture(scope="module")
+def train_all(prepared: Path, tmp_path_factory: pytest.TempPathFactory):
+    """train_all(processes) -> the road of every layout for so many, trained, by name."""
+
+    @functools.cache
+    def train(world: int) -> dict[str, Road]:
+        layouts = LAYOUTS[world] | (HALF if world == 2 else {})
+        folder = tmp_path_factory.mktemp(f"layouts_{world}")
+        roads = {}
+        for number, (name, overrides) in enumerate(layouts.items()):
+            runs = folder / str(number)
+            shutil.copytree(prepared / "runs", runs, symlinks=True)
+            roads[name] = Road.load(prepared / "road.yaml", overrides, runs)
+        jobs = [[str(road.yaml_path), road.overrides, str(road.runs)] for road in roads.values()]
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+        script = Path(__file__).with_name("train_several.py")
+        assert start_processes([sys.executable, str(script), str(folder / "jobs.json")], world) == 0
+        return roads
+
+    return train
+
+
+@pytest.mark.parametrize(("world", "layout"), [(n, name) for n in LAYOUTS for name in LAYOUTS[n]])
+def test_every_layout_computes_the_same(
+    world: int, layout: str, one_process: Road, train_all
+) -> None:
+    road = train_all(world)[layout]
     assert largest_difference(one_process, road) < TOLERANCE
     for mine, yours in zip(
         metrics(one_process, "validation.jsonl"), metrics(road, "validation.jsonl"), strict=True
@@ -68,12 +107,43 @@ def test_every_layout_computes_the_same(layout: str, one_process: Road, copy_of)
         assert mine["loss"] == pytest.approx(yours["loss"], rel=TOLERANCE)
 
 
+def test_computing_again_changes_nothing(one_process: Road, copy_of) -> None:
+    for recompute in ("selective", "full"):
+        road = copy_of(recompute, f"parallel.recompute={recompute}")
+        run(road)
+        assert largest_difference(one_process, road) == 0
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_precision_stays_close(dtype: str, one_process: Road, train_all) -> None:
+    rows = metrics(train_all(2)[dtype])
+    for mine, yours in zip(metrics(one_process), rows, strict=True):
+        assert mine["lm loss"] == pytest.approx(yours["lm loss"], rel=2e-2)
+    scales = {row.get("loss-scale") for row in rows}
+    assert scales == ({1024.0} if dtype == "fp16" else {None})
+
+
+def test_a_step_that_overflows_is_skipped(one_process: Road, copy_of) -> None:
+    """2^60 is no scale for half precision: nothing is learnt, and every row says so."""
+    road = copy_of("overflow", "precision.dtype=fp16", f"precision.loss_scale={2.0**60}")
+    run(road)
+    assert all(row["skipped"] for row in metrics(road))
+    first, last = (metrics(road, "validation.jsonl")[at]["loss"] for at in (0, -1))
+    assert first == last
+
+
 DROPPED = {
     "data": (
         "parallel.data=2",
         "import megatron.core.distributed.param_and_grad_buffer as core\n"
-        "core._ParamAndGradBucketGroup.start_grad_sync = lambda self: None\n"
+        "core._ParamAndGradBucketGroup.start_grad_sync = lambda self, **k: None\n"
         "core._ParamAndGradBucketGroup.finish_grad_sync = lambda self, *a, **k: None\n",
+    ),
+    "context": (
+        "parallel.context=2",
+        "import megatron.core.tensor_parallel.mappings as core\n"
+        "core._GatherFromSequenceParallelRegion.backward = staticmethod(\n"
+        "    lambda ctx, grad: (grad.chunk(2)[ctx.group.rank()], None, None, None, None))\n",
     ),
     "tensor": (
         "parallel.tensor=2",
