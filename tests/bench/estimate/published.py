@@ -22,7 +22,7 @@ FITTED = (("hopper", "bf16"), ("hopper", "fp8"), ("blackwell", "fp8"), ("blackwe
 Shares = dict[tuple[str, str], float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One published configuration. memory_gib: what the trainer logged, or None."""
 
@@ -97,12 +97,13 @@ def fit(among: tuple[Row, ...], start: Shares, only: tuple[str, str] | None = No
     return shares
 
 
-def leave_one_out(row: Row, among: tuple[Row, ...], shares: Shares) -> float | None:
+@cache
+def leave_one_out(row: Row) -> float | None:
     """The row's error with its constant fitted on the others; None where no other row has it."""
-    others = tuple(other for other in among if other is not row)
+    others = tuple(other for other in rows() if other is not row)
     if not any(other.constant == row.constant for other in others):
         return None
-    return row.error(fit(others, shares, row.constant))
+    return row.error(fit(others, shipped(), row.constant))
 
 
 def _minimum(cost: Any, low: float, high: float) -> float:
