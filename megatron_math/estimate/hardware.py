@@ -4,6 +4,7 @@ Peaks are dense. What no data sheet gives, the shares of rated speeds that real 
 `shares.yaml`, one set per architecture.
 """
 
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -75,6 +76,7 @@ class Gpu(Section):
         return known[self.architecture]
 
 
+@cache
 def load_shares() -> dict[str, Shares]:
     """Architecture -> shares, from `shares.yaml`."""
     path = files("megatron_math.estimate") / "shares.yaml"

@@ -35,13 +35,16 @@ class Layout:
     precision: Precision = "bf16"
     sharding: Sharding = "optimizer"
     """What is cut over replicas: the optimizer's state, or weights and gradients too (FSDP)."""
+    fp8_weights: bool = False
+    """Matrices are kept in fp8 alone, twice; otherwise in bf16 with both fp8 copies beside it."""
     gradient_bytes: int = 4
     master_bytes: int = 4
     moment_bytes: int = 4
     overlap: bool = True
     """Collectives run beside computation where the layout lets them."""
     fused: bool = True
-    """Chains of elementwise operations are one kernel each (Transformer Engine, torch.compile)."""
+    """Chains of elementwise operations are one kernel each (Transformer Engine, torch.compile);
+    or plain torch."""
     attention: AttentionKernel = "flash3"
     loss: Loss = "parallel"
     """How cross-entropy is made: plain torch, Megatron-Core's parallel one, or one kernel."""

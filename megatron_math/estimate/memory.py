@@ -57,30 +57,38 @@ class Memory:
 def layer_bytes_per_token(model: ModelConfig, layout: Layout) -> int:
     """What one layer keeps of one token on one rank, before the context and micro-batch cut.
 
-    Residual stream and norm outputs are cut by sequence parallelism; the rest by tensor
-    parallelism. In fp8 the input of each matrix product is kept in one byte.
+    Residual stream and norm outputs are cut by sequence parallelism, the rest by tensor
+    parallelism. In fp8 the input of each matrix product is kept in one byte. Without `fused` it is
+    what this package's own torch layers keep, measured to the byte.
     """
-    query, key_value = _widths(model)
+    query = model.num_attention_heads * model.head_dim
+    key_value = model.num_query_groups * model.head_dim
+    hidden, inner = model.hidden_size, model.ffn_hidden_size
     size, ways = layout.element_bytes, layout.tensor
     around = ways if layout.sequence else 1
-    kept_input = 1 if layout.is_fp8 else size
-    stream = 2 * size * model.hidden_size  # what the two norms were given
+    statistics, output = 4 * model.num_attention_heads, size * query
     if layout.recompute == "full":
-        return size * model.hidden_size // around
+        return size * hidden // around
     if layout.recompute == "operators":
-        products = query + key_value + model.ffn_hidden_size + model.hidden_size
-        output = size * query + 4 * model.num_attention_heads
-        return size * model.hidden_size // around + (size * products + output) // ways
-    normed = 2 * (kept_input * model.hidden_size + 4)  # their outputs, and one fp32 scale each
-    attention = size * (query + 2 * key_value)
-    statistics = 4 * model.num_attention_heads
-    output = size * query
+        products = size * (query + key_value + inner + hidden)
+        return size * hidden // around + (products + output + statistics) // ways
+    operand = 1 if layout.is_fp8 and layout.fused else size
+    if layout.fused:
+        norms = 2 * (size * hidden + operand * hidden + 4)  # input, output, one fp32 scale
+        attention = size * (query + 2 * key_value)
+        mlp = size * 2 * inner + operand * inner
+        rotary = 0
+    else:  # the torch layers: fp32 norms that keep two results, q and k beside the joint q, k, v,
+        # SwiGLU in three kernels; and cosines and sines for q and k, which no rank shares
+        norms = 2 * (4 * hidden + 2 * size * hidden + 4)
+        attention = size * (2 * query + 3 * key_value)
+        mlp = size * 5 * inner
+        rotary = 4 * size * model.head_dim // layout.micro_batch
     if layout.recompute == "selective":  # the core's output and statistics are made again
-        statistics, output = 0, kept_input * query
-    elif layout.is_fp8:
-        output += query  # its copy in one byte, for the projection
-    mlp = size * 2 * model.ffn_hidden_size + kept_input * model.ffn_hidden_size
-    return (stream + normed) // around + (attention + statistics + output + mlp) // ways
+        statistics, output = 0, operand * query
+    elif operand < size:
+        output += operand * query  # the projection's copy
+    return norms // around + (attention + statistics + output + mlp) // ways + rotary
 
 
 def in_flight_layers(model: ModelConfig, layout: Layout, stage: int) -> int:
@@ -108,7 +116,9 @@ def stage_memory(model: ModelConfig, layout: Layout, stage: int) -> Memory:
         optimizer = -(-2 * layout.moment_bytes * held.total // layout.shards)
         gathered = 2 * held.largest_gather * size
     else:
-        weights = held.total * size + (2 * held.cast if layout.is_fp8 else 0)
+        weights = held.total * size
+        if layout.is_fp8:  # a matrix and its transpose in one byte, beside bf16 or in its place
+            weights += (2 - size if layout.fp8_weights else 2) * held.cast
         gradients = held.total * layout.gradient_bytes
         master = 0 if layout.precision == "fp32" else layout.master_bytes
         optimizer = -(-(master + 2 * layout.moment_bytes) * held.total // layout.shards)
@@ -178,10 +188,6 @@ def _working_bytes_per_token(model: ModelConfig, layout: Layout) -> int:
         return gradients
     whole = replace(layout, recompute="none")
     return gradients + layer_bytes_per_token(model, whole)
-
-
-def _widths(model: ModelConfig) -> tuple[int, int]:
-    return model.num_attention_heads * model.head_dim, model.num_query_groups * model.head_dim
 
 
 def _gib(count: float) -> str:

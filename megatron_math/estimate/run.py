@@ -113,7 +113,7 @@ def read_road(
     stages = resolve(road.section("blend", BlendConfig))
     section = road.section("parallel", ParallelConfig)
     parallel = section.model_dump()
-    dtype = road.section("precision", PrecisionConfig).dtype
+    numbers = road.section("precision", PrecisionConfig)
     world = gpus or section.model * (section.replicas or 1)
     layout = Layout(
         gpus=world,
@@ -129,7 +129,8 @@ def read_road(
         last_stage_layers=parallel.get("last_stage_layers"),
         recompute=parallel.get("recompute", "none"),
         overlap=parallel.get("overlap", False),
-        precision=precision or ("fp32" if dtype == "fp32" else "bf16"),
+        precision=precision or ("fp32" if numbers.dtype == "fp32" else "bf16"),
+        fused=numbers.spec != "torch",
     )
     budgets = [stage.tokens for stage in stages]
     asked = int(parse_tokens(tokens)) if tokens else None  # type: ignore[call-overload]

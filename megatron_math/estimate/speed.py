@@ -153,10 +153,10 @@ def _micro_batch(model: ModelConfig, layout: Layout, gpu: Gpu, stage: int) -> di
     ring_bytes = 3 * (layout.context - 1) * tokens * 2 * key_value * size / layout.tensor * layers
     ring = ring_bytes / _link_speed(gpu, layout.tensor, layout.context)
     pipeline_links = 0.0
-    if layout.pipeline > 1 and not (layout.overlap and layout.virtual > 1):
-        sent = 2 * layout.virtual * tokens * hidden * size / around
-        step = layout.gpus // layout.pipeline
-        pipeline_links = sent / _link_speed(gpu, step, layout.pipeline)
+    if layout.pipeline > 1 and layout.virtual == 1:  # interleaved, core sends beside computation
+        sent = 2 * tokens * hidden * size / around
+        stride = layout.gpus // layout.pipeline
+        pipeline_links = sent / _link_speed(gpu, stride, layout.pipeline)
     return {
         "matmul": matmul,
         "attention": attention,

@@ -1,8 +1,10 @@
 """Write docs/benchmarks/estimate.md: every published figure beside its estimate.
 
-python tests/bench/estimate [--fit]   --fit: print the shares that fit best, for shares.yaml
+python tests/bench/estimate [--fit | --measure]
+--fit: print the shares that fit best, for shares.yaml; --measure: the bytes of real tensors again
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -18,7 +20,14 @@ from published import (
     shipped,
 )
 
+from megatron_math.device.start import start_processes
+from megatron_math.estimate.layout import Layout
+from megatron_math.estimate.memory import layer_bytes_per_token, stage_memory
+from megatron_math.model.presets import load_preset
+
 GIB = 1024**3
+MEASURED = Path(__file__).parent / "measured.json"
+MEASURE = Path(__file__).resolve().parents[2] / "estimate" / "measured.py"
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "benchmarks" / "estimate.md"
 
 
@@ -60,6 +69,27 @@ def memory_table(kind: str) -> list[str]:
                 f"| {row.what} | {row.layout.precision} | {row.memory_gib:.1f} "
                 f"| {estimated:.1f} | {_signed(estimated / row.memory_gib - 1)} |"
             )
+    return lines
+
+
+def measured_table() -> list[str]:
+    """Bytes of one rank in two processes on a CPU, and what the estimate says."""
+    lines = [
+        "| layout | weights | gradients | optimizer | a layer keeps |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    model = load_preset("small-15m")
+    for name, found in json.loads(MEASURED.read_text()).items():
+        layout = Layout(**found["layout"])
+        for rank in found["ranks"] if "pipeline" in name else found["ranks"][:1]:
+            memory = stage_memory(model, layout, rank["stage"])
+            pairs = [(rank[k], getattr(memory, k)) for k in ("weights", "gradients", "optimizer")]
+            if "layer" in rank:
+                layer = layer_bytes_per_token(model, layout) * layout.tokens_per_micro_batch
+                pairs.append((rank["layer"], layer))
+            cells = [f"{real:,} ({_signed(guess / real - 1)})" for real, guess in pairs]
+            where = f", stage {rank['stage']}" if "pipeline" in name else ""
+            lines.append(f"| {name}{where} | " + " | ".join([*cells, "-"][:4]) + " |")
     return lines
 
 
@@ -131,6 +161,7 @@ def page(shares: Shares) -> str:
         "memory_listed": "\n".join(memory_table("rows")),
         "memory_held_out": "\n".join(memory_table("held_out")),
         "held_out_table": "\n".join(held_out_table(shares)),
+        "measured_table": "\n".join(measured_table()),
         "not_estimated": "\n".join(
             f"| {entry['figure']} | {entry['reason']} |" for entry in DATA["not_estimated"]
         ),
@@ -155,6 +186,8 @@ if __name__ == "__main__":
     if "--fit" in sys.argv:
         for (architecture, precision), share in fit(rows(), shipped()).items():
             print(f"{architecture} {precision}: {share}")
+    elif "--measure" in sys.argv:
+        sys.exit(start_processes([sys.executable, str(MEASURE), str(MEASURED)], 2))
     else:
         PAGE.write_text(page(shipped()), encoding="utf-8")
         print(f"wrote {PAGE}")
