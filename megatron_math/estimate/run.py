@@ -7,9 +7,11 @@ the base's config.json.
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
-from megatron_math.blend.config import BlendConfig, parse_tokens, resolve
+from megatron_math.blend.config import BlendConfig, Tokens, resolve
 from megatron_math.convert.base_model import resolve_base
 from megatron_math.convert.config import BaseConfig
 from megatron_math.estimate.hardware import Gpu, Precision
@@ -103,12 +105,9 @@ def read_road(
     Stages of different lengths are estimated at the longest. UserError where the road leaves out
     what is needed.
     """
-    for section in ("train", "blend"):
-        if not road.has(section):
-            raise UserError(
-                f"{road.yaml_path} has no section '{section}', which holds "
-                + ("the batch sizes" if section == "train" else "sequence length and tokens")
-            )
+    for name, holds in (("train", "the batch sizes"), ("blend", "sequence length and tokens")):
+        if not road.has(name):
+            raise UserError(f"{road.yaml_path} has no section '{name}', which holds {holds}")
     train = road.section("train", TrainConfig)
     stages = resolve(road.section("blend", BlendConfig))
     section = road.section("parallel", ParallelConfig)
@@ -133,9 +132,8 @@ def read_road(
         fused=numbers.spec != "torch",
     )
     budgets = [stage.tokens for stage in stages]
-    asked = int(parse_tokens(tokens)) if tokens else None  # type: ignore[call-overload]
     known = None if None in budgets else sum(budget or 0 for budget in budgets)
-    return Run(_model(road), layout, asked or known)
+    return Run(_model(road), layout, _tokens(tokens) if tokens else known)
 
 
 def estimate(
@@ -171,6 +169,13 @@ def estimate(
         checkpoint_bytes=size,
         checkpoint_seconds=size / storage,
     )
+
+
+def _tokens(text: str) -> int:
+    try:
+        return TypeAdapter(Tokens).validate_python(text)
+    except ValidationError:
+        raise UserError(f"--tokens {text}: a whole number, with k, M, B or T if wanted") from None
 
 
 def _model(road: Road) -> ModelConfig:

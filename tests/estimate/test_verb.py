@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_refused_with_code_2(
         (["--gpus", "6"], "tensor x pipeline x context = 4 does not divide 6 GPUs"),
         (["--gpu", "h300"], "no GPU 'h300'"),
         (["--precision", "fp4"], "--precision fp4 is not known"),
-        (["--tokens", "many"], "tokens are a whole number"),
+        (["--tokens", "many"], "--tokens many: a whole number"),
         (["train.global_batch_size=7", "--gpus", "8"], "does not divide the global batch 7"),
         (["base.preset=llama9"], "no model preset 'llama9'"),
     ],
