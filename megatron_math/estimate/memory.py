@@ -164,7 +164,7 @@ def check_fit(memory: Memory, stage: int, gpu: Gpu) -> None:
         "logits": "lower micro_batch_size, or raise tensor or context",
     }.get(memory.largest, "take a GPU with more memory")
     raise UserError(
-        f"it does not fit: a rank of pipeline stage {stage} needs {_gib(memory.total)} and "
+        f"it does not fit: a rank of pipeline stage {stage + 1} needs {_gib(memory.total)} and "
         f"{gpu.name} has {_gib(gpu.memory_bytes)}; the largest term is {memory.largest} with "
         f"{_gib(getattr(memory, memory.largest))}: {cure}, or --search for layouts that fit"
     )

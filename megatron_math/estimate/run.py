@@ -68,32 +68,21 @@ class Estimate:
         }
 
     def to_json(self) -> dict[str, Any]:
-        step = asdict(self.speed.step)
-        return {
+        """Every figure by name, with its unit; `mfu` is of the dense peak, attention half."""
+        facts = asdict(self.speed) | {
+            name: getattr(self, name)
+            for name in ("days", "gpu_hours", "energy_kwh", "cost", "checkpoint_bytes",
+                         "checkpoint_seconds")
+        }  # fmt: skip
+        limits = {"total": self.memory.total, "gpu": self.gpu.memory_bytes}
+        return facts | {
             "gpu": self.gpu.name,
             "layout": asdict(self.run.layout),
-            "fits": self.memory.total <= self.gpu.memory_bytes,
-            "memory_bytes": {
-                **asdict(self.memory),
-                "total": self.memory.total,
-                "gpu": self.gpu.memory_bytes,
-            },
+            "tokens": self.run.tokens,
+            "memory_bytes": asdict(self.memory) | limits,
             "layer_activation_bytes": self.layer_bytes(),
             "fullest_pipeline_stage": self.stage,
-            "step_seconds": {**step, "total": self.speed.step.total},
-            "bubble_share": self.speed.bubble_share,
-            "tokens_per_second_per_gpu": self.speed.tokens_per_second_per_gpu,
-            "tflops_causal": self.speed.tflops_causal,
-            "tflops_full": self.speed.tflops_full,
-            "mfu": self.speed.mfu,
-            "mfu_of": f"{self.run.layout.precision} peak, causal half of attention",
-            "tokens": self.run.tokens,
-            "days": self.days,
-            "gpu_hours": self.gpu_hours,
-            "energy_kwh": self.energy_kwh,
-            "cost": self.cost,
-            "checkpoint_bytes": self.checkpoint_bytes,
-            "checkpoint_seconds": self.checkpoint_seconds,
+            "step_seconds": asdict(self.speed.step) | {"total": self.speed.step.total},
         }
 
 

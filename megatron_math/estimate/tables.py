@@ -26,7 +26,7 @@ def render_memory(answer: Estimate) -> Group:
         f"{mode} {count / _MIB:,.1f}" for mode, count in answer.layer_bytes().items()
     )
     notes = (
-        f" pipeline stage {answer.stage} of {answer.run.layout.pipeline}; {describe(answer)}\n"
+        f" pipeline stage {answer.stage + 1} of {answer.run.layout.pipeline}; {describe(answer)}\n"
         f" MiB that one layer keeps of one micro-batch, by recompute: {layers}\n"
     )
     return Group(table, Text(notes))
@@ -38,38 +38,31 @@ def render_rest(answer: Estimate) -> Group:
     times = _table("one step", "ms", "share")
     for term, seconds in asdict(speed.step).items():
         if seconds:
-            times.add_row(
-                term.replace("_", " "),
-                f"{seconds * 1e3:,.1f}",
-                f"{seconds / speed.step.total:.0%}",
-            )
+            share = f"{seconds / speed.step.total:.0%}"
+            times.add_row(term.replace("_", " "), f"{seconds * 1e3:,.1f}", share)
     times.add_section()
     times.add_row("total", f"{speed.step.total * 1e3:,.1f}", "")
-    facts = _table("the run", "", "")
-    facts.add_row(
-        "tokens/s/GPU",
-        f"{speed.tokens_per_second_per_gpu:,.0f}",
-        f"{speed.tokens_per_second_per_gpu * run.layout.gpus:,.0f} on all {run.layout.gpus}",
-    )
-    facts.add_row(
-        "TFLOP/s/GPU",
-        f"{speed.tflops_causal:,.0f}",
-        f"attention counted half; {speed.tflops_full:,.0f} counted full",
-    )
-    facts.add_row("MFU", f"{speed.mfu:.1%}", f"of the dense {run.layout.precision} peak, half")
-    if run.layout.pipeline > 1:
-        facts.add_row("pipeline bubble", f"{speed.bubble_share:.1%}", "of the busy time")
-    if answer.gpu_hours is not None and answer.days is not None and answer.energy_kwh is not None:
-        facts.add_row("days", f"{answer.days:,.2f}", f"{run.tokens:,} tokens")
-        facts.add_row("GPU-hours", f"{answer.gpu_hours:,.1f}", "")
-        facts.add_row("energy, kWh", f"{answer.energy_kwh:,.1f}", "GPU boards at their limit")
+    rate, gpus = speed.tokens_per_second_per_gpu, run.layout.gpus
+    rows = [
+        ("tokens/s/GPU", f"{rate:,.0f}", f"{rate * gpus:,.0f} on all {gpus}"),
+        ("TFLOP/s/GPU", f"{speed.tflops_causal:,.0f}",
+         f"attention counted half; {speed.tflops_full:,.0f} counted full"),
+        ("MFU", f"{speed.mfu:.1%}", f"of the dense {run.layout.precision} peak, half"),
+        ("pipeline bubble", f"{speed.bubble_share:.1%}", "of the busy time"),
+    ]  # fmt: skip
+    if answer.days is not None:
+        rows += [
+            ("days", f"{answer.days:,.2f}", f"{run.tokens:,} tokens"),
+            ("GPU-hours", f"{answer.gpu_hours:,.1f}", ""),
+            ("energy, kWh", f"{answer.energy_kwh:,.1f}", "GPU boards at their limit"),
+        ]
     if answer.cost is not None:
-        facts.add_row("cost", f"{answer.cost:,.0f}", "at the price given")
-    facts.add_row(
-        "checkpoint, GB",
-        f"{answer.checkpoint_bytes / 1e9:,.1f}",
-        f"{answer.checkpoint_seconds:,.1f} s to write",
-    )
+        rows.append(("cost", f"{answer.cost:,.0f}", "at the price given"))
+    size, seconds = answer.checkpoint_bytes / 1e9, answer.checkpoint_seconds
+    rows.append(("checkpoint, GB", f"{size:,.1f}", f"{seconds:,.1f} s to write"))
+    facts = _table("the run", "", "")
+    for row in rows:
+        facts.add_row(*row)
     return Group(times, facts)
 
 

@@ -118,15 +118,22 @@ def test_what_may_never_be_slower(gpu: str, tensor: int, pipeline: int, **rest: 
     base = now.tokens_per_second_per_gpu
     assert now.step.total == pytest.approx(sum(vars(now.step).values()))
     assert 0 < now.mfu < 1
-    assert rate(replace(layout, overlap=True)) >= base
-    assert rate(replace(layout, recompute="selective")) <= base
-    assert rate(replace(layout, recompute="full")) <= rate(replace(layout, recompute="selective"))
-    assert rate(replace(layout, fused=False)) <= base
-    assert rate(replace(layout, global_batch=512)) >= base * (1 - 1e-9)
-    assert rate(network_bytes_per_second=2 * machine.network_bytes_per_second) >= base
-    assert rate(memory_bytes_per_second=2 * machine.memory_bytes_per_second) >= base
+    slower = [
+        rate(replace(layout, recompute="full")),
+        rate(replace(layout, recompute="selective")),
+        base,
+    ]
+    assert slower == pytest.approx(sorted(slower))
+    faster = {
+        "overlap": rate(replace(layout, overlap=True)),
+        "batch": rate(replace(layout, global_batch=512)),
+        "network": rate(network_bytes_per_second=2 * machine.network_bytes_per_second),
+        "memory": rate(memory_bytes_per_second=2 * machine.memory_bytes_per_second),
+    }
     if pipeline > 1:
-        assert rate(replace(layout, virtual=2)) >= base
+        faster["virtual"] = rate(replace(layout, virtual=2))
+    assert min(faster.values()) >= base * (1 - 1e-9), faster
+    assert rate(replace(layout, fused=False)) <= base * (1 + 1e-9)
 
 
 def test_a_number_type_that_the_gpu_lacks() -> None:

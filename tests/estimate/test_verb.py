@@ -36,7 +36,7 @@ def asked(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, A
 
 def test_facts_of_a_road(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = asked(capsys, road, "--gpus", 64, "--price", 2.5, "--storage", 10)
-    assert facts["fits"]
+    assert facts["memory_bytes"]["total"] <= facts["memory_bytes"]["gpu"]
     assert facts["tokens"] == 100_000_000_000
     assert facts["memory_bytes"]["weights"] == 8_030_527_488
     assert facts["layout"]["sequence_length"] == 8192
@@ -125,7 +125,7 @@ def test_search_ranks_and_takes_the_fastest(road: Path, capsys: pytest.CaptureFi
     plain = asked(capsys, road, "--gpus", 64)
     found = asked(capsys, road, "--gpus", 64, "--search")
     rates = [choice["tokens_per_second_per_gpu"] for choice in found["layouts"]]
-    assert rates == sorted(rates, reverse=True)
+    assert rates == pytest.approx(sorted(rates, reverse=True))
     assert found["tokens_per_second_per_gpu"] == rates[0] >= plain["tokens_per_second_per_gpu"]
     assert found["layout"] == found["layouts"][0]["layout"]
     assert main(["estimate", str(road), "--gpus", "64", "--search"]) == 0
