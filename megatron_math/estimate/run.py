@@ -91,8 +91,8 @@ def read_road(
 ) -> Run:
     """The road's model, layout and tokens; the three options stand above the file.
 
-    Stages of different lengths are estimated at the longest. UserError where the road leaves out
-    what is needed.
+    Stages of different lengths are estimated at the longest, fp16 as bf16. UserError where the road
+    leaves out what is needed.
     """
     for name, holds in (("train", "the batch sizes"), ("blend", "sequence length and tokens")):
         if not road.has(name):
@@ -119,6 +119,7 @@ def read_road(
         overlap=parallel.get("overlap", False),
         precision=precision or ("fp32" if numbers.dtype == "fp32" else "bf16"),
         fused=numbers.spec != "torch",
+        attention="flash2" if numbers.spec == "torch" else "flash3",
     )
     budgets = [stage.tokens for stage in stages]
     known = None if None in budgets else sum(budget or 0 for budget in budgets)

@@ -65,6 +65,16 @@ def test_overrides_and_options_stand_above_the_file(
     assert one["layout"]["gpus"] == 4  # one replica
 
 
+def test_sections_that_change_the_layers(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = asked(capsys, road)
+    torch_layers = asked(capsys, road, "precision.spec=torch")
+    assert torch_layers["step_seconds"]["elementwise"] > plain["step_seconds"]["elementwise"]
+    assert torch_layers["memory_bytes"]["activations"] > plain["memory_bytes"]["activations"]
+    exact = asked(capsys, road, "precision.dtype=fp32")
+    assert exact["memory_bytes"]["weights"] == 2 * plain["memory_bytes"]["weights"]
+    assert exact["checkpoint_bytes"] == 12 * 8_030_261_248
+
+
 def test_the_table_says_the_same(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = asked(capsys, road, "--gpus", 64)
     assert main(["estimate", str(road), "--gpus", "64"]) == 0
