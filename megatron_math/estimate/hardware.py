@@ -7,9 +7,9 @@ Peaks are dense. What no data sheet gives, the shares of rated speeds that real 
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from megatron_math.base.config import Section, load_yaml, parse_section
 from megatron_math.base.errors import UserError
@@ -36,6 +36,12 @@ class Shares(Section):
     link: float = Field(0.8, gt=0, le=1)
     """Collectives on large messages against the rated speed of one direction."""
 
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if "bf16" not in self.matmul or not {"flash2", "flash3"} <= self.attention.keys():
+            raise ValueError("matmul needs bf16, and attention flash2 and flash3")
+        return self
+
 
 class Gpu(Section):
     """One GPU in the machine it usually stands in."""
@@ -61,6 +67,12 @@ class Gpu(Section):
     """Given: in place of the architecture's."""
     sources: dict[str, str]
     """Where each number above was published."""
+
+    @model_validator(mode="after")
+    def _has_bf16(self) -> Self:
+        if "bf16" not in self.peak_flops:
+            raise ValueError("peak_flops needs bf16: attention and the output layer run in it")
+        return self
 
     @property
     def reached(self) -> Shares:

@@ -65,7 +65,7 @@ class Speed:
 
 def estimate_speed(model: ModelConfig, layout: Layout, gpu: Gpu) -> Speed:
     """The step of a layout that `Layout.check` passed. UserError: the GPU lacks a type."""
-    if layout.precision not in gpu.peak_flops or layout.precision not in gpu.reached.matmul:
+    if layout.precision not in gpu.peak_flops.keys() & gpu.reached.matmul.keys():
         raise UserError(
             f"{gpu.name} has no {layout.precision} rate; it has {', '.join(gpu.reached.matmul)}"
         )
@@ -104,67 +104,85 @@ def estimate_speed(model: ModelConfig, layout: Layout, gpu: Gpu) -> Speed:
 
 def _micro_batch(model: ModelConfig, layout: Layout, gpu: Gpu, stage: int) -> dict[str, float]:
     """Seconds of one micro-batch, forward and backward, on one rank of a stage, by term."""
-    layers = layout.stage_layers(model)[stage]
-    is_last = stage == layout.pipeline - 1
-    tokens, size = layout.tokens_per_micro_batch, layout.element_bytes
-    hidden, inner = model.hidden_size, model.ffn_hidden_size
-    query = model.num_attention_heads * model.head_dim
-    key_value = model.num_query_groups * model.head_dim
-    vocabulary = model.padded_vocab_size / layout.tensor
-    around = layout.tensor if layout.sequence else 1
-    passes = 3.0
-    if layout.recompute == "full":
-        passes += 1
-    elif layout.recompute == "operators":  # key, output and up projections are made again
-        made_again = hidden * (key_value + query + inner)
-        passes += made_again / linear_parameters(model)
-    linear = 2 * passes * linear_parameters(model) * layers / layout.tensor
-    head = 6 * hidden * vocabulary if is_last else 0.0
-    matmul = tokens * linear / _matmul_speed(gpu, layout.precision)
-    matmul += tokens * head / _matmul_speed(gpu, "fp32" if layout.precision == "fp32" else "bf16")
-
-    forward = 4 * query * attended_tokens(model, layout.sequence_length) / layout.tensor
-    again = 1 if layout.recompute in ("selective", "full") else 0
-    attention_speed = gpu.peak_flops["bf16"] * gpu.clock_share
-    attention_speed *= gpu.reached.attention[layout.attention]
-    attention = tokens * layers * forward * (1 + ATTENTION_BACKWARD + again) / attention_speed
-
-    # Values read and written: norms and residual sums; rotary positions; SwiGLU.
-    first_pass = 10 * hidden / around + (2 * (query + key_value) + 3 * inner) / layout.tensor
-    second_pass = 12 * hidden / around + (2 * (query + key_value) + 5 * inner) / layout.tensor
-    repeats = 2 if layout.recompute in ("operators", "full") else 1
-    moved = size * (repeats * first_pass + second_pass) * (1 if layout.fused else UNFUSED_PASSES)
-    if layout.is_fp8:
-        operands = 4 * hidden / around + (2 * query + 2 * key_value + 3 * inner) / layout.tensor
-        moved += CAST_BYTES * operands
-    moved_bytes = tokens * layers * moved
-    if is_last:
-        moved_bytes += tokens * 2 * LOSS_BYTES[layout.loss] * vocabulary
-    weights = stage_weights(model, layout, stage).total
-    moved_bytes += 2 * layout.gradient_bytes * weights  # each micro-batch adds to the gradients
-    elementwise = moved_bytes / _memory_speed(gpu)
-
-    sums = 4 + (2 if layout.recompute == "full" else 0)
-    ways = layout.tensor
-    tensor_bytes = layers * sums * 2 * (ways - 1) / ways * tokens * hidden * size
-    tensor_links = tensor_bytes / _link_speed(gpu, 1, ways)
-    if layout.overlap and layout.sequence:
-        tensor_links *= 1 - TENSOR_HIDDEN
-    ring_bytes = 3 * (layout.context - 1) * tokens * 2 * key_value * size / layout.tensor * layers
-    ring = ring_bytes / _link_speed(gpu, layout.tensor, layout.context)
-    pipeline_links = 0.0
-    if layout.pipeline > 1 and layout.virtual == 1:  # interleaved, core sends beside computation
-        sent = 2 * tokens * hidden * size / around
-        stride = layout.gpus // layout.pipeline
-        pipeline_links = sent / _link_speed(gpu, stride, layout.pipeline)
+    attention = _attention(model, layout, gpu, stage)
+    tensor_links, ring, pipeline_links = _links(model, layout, gpu, stage)
     return {
-        "matmul": matmul,
+        "matmul": _matmul(model, layout, gpu, stage),
         "attention": attention,
-        "elementwise": elementwise,
+        "elementwise": _elementwise_bytes(model, layout, stage) / _memory_speed(gpu),
         "tensor_links": tensor_links,
         "context_links": max(0.0, ring - attention),
         "pipeline_links": pipeline_links,
     }
+
+
+def _matmul(model: ModelConfig, layout: Layout, gpu: Gpu, stage: int) -> float:
+    """Seconds in the layers' matrix products and, in bf16 also for fp8 runs, the output layer's."""
+    hidden, weights = model.hidden_size, linear_parameters(model)
+    passes = 3.0
+    if layout.recompute == "full":
+        passes += 1
+    elif layout.recompute == "operators":  # key, output and up projections are made again
+        key_value = model.num_query_groups * model.head_dim
+        query = model.num_attention_heads * model.head_dim
+        passes += hidden * (key_value + query + model.ffn_hidden_size) / weights
+    linear = 2 * passes * weights * layout.stage_layers(model)[stage]
+    seconds = linear / _matmul_speed(gpu, layout.precision)
+    if stage == layout.pipeline - 1:
+        precision = "fp32" if layout.precision == "fp32" else "bf16"
+        seconds += 6 * hidden * model.padded_vocab_size / _matmul_speed(gpu, precision)
+    return layout.tokens_per_micro_batch * seconds / layout.tensor
+
+
+def _attention(model: ModelConfig, layout: Layout, gpu: Gpu, stage: int) -> float:
+    """Seconds in the fused kernel, which makes its scores again in the backward pass."""
+    query = model.num_attention_heads * model.head_dim
+    forward = 4 * query * attended_tokens(model, layout.sequence_length) / layout.tensor
+    again = 1 if layout.recompute in ("selective", "full") else 0
+    if layout.precision == "fp32":
+        speed = _matmul_speed(gpu, "fp32")
+    else:
+        share = gpu.reached.attention[layout.attention]
+        speed = gpu.peak_flops["bf16"] * gpu.clock_share * share
+    flops = layout.stage_layers(model)[stage] * forward * (1 + ATTENTION_BACKWARD + again)
+    return layout.tokens_per_micro_batch * flops / speed
+
+
+def _elementwise_bytes(model: ModelConfig, layout: Layout, stage: int) -> float:
+    """Bytes read and written outside the products: norms and residual sums, rotary positions,
+    SwiGLU, casts to fp8, the loss, and the gradients that each micro-batch adds to."""
+    hidden, inner, size = model.hidden_size, model.ffn_hidden_size, layout.element_bytes
+    heads = (model.num_attention_heads + model.num_query_groups) * model.head_dim
+    around = layout.tensor if layout.sequence else 1
+    first_pass = 10 * hidden / around + (2 * heads + 3 * inner) / layout.tensor
+    second_pass = 12 * hidden / around + (2 * heads + 5 * inner) / layout.tensor
+    repeats = 2 if layout.recompute in ("operators", "full") else 1
+    moved = size * (repeats * first_pass + second_pass) * (1 if layout.fused else UNFUSED_PASSES)
+    if layout.is_fp8:
+        moved += CAST_BYTES * (4 * hidden / around + (2 * heads + 3 * inner) / layout.tensor)
+    moved *= layout.stage_layers(model)[stage]
+    if stage == layout.pipeline - 1:
+        moved += 2 * LOSS_BYTES[layout.loss] * model.padded_vocab_size / layout.tensor
+    gradients = 2 * layout.gradient_bytes * stage_weights(model, layout, stage).total
+    return layout.tokens_per_micro_batch * moved + gradients
+
+
+def _links(model: ModelConfig, layout: Layout, gpu: Gpu, stage: int) -> tuple[float, float, float]:
+    """Seconds of tensor sums, of the ring of keys and values, and of sends between stages."""
+    layers, ways = layout.stage_layers(model)[stage], layout.tensor
+    activation = layout.tokens_per_micro_batch * model.hidden_size * layout.element_bytes
+    sums = 6 if layout.recompute == "full" else 4
+    tensor = layers * sums * 2 * (ways - 1) / ways * activation / _link_speed(gpu, 1, ways)
+    if layout.overlap and layout.sequence:
+        tensor *= 1 - TENSOR_HIDDEN
+    pair = 2 * model.num_query_groups * model.head_dim * layout.element_bytes / ways
+    passed = 3 * (layout.context - 1) * layout.tokens_per_micro_batch * pair  # back: gradients too
+    ring = layers * passed / _link_speed(gpu, layout.tensor, layout.context)
+    between = 0.0
+    if layout.pipeline > 1 and layout.virtual == 1:  # interleaved, core sends beside computation
+        sent = 2 * activation / (layout.tensor if layout.sequence else 1)
+        between = sent / _link_speed(gpu, layout.gpus // layout.pipeline, layout.pipeline)
+    return tensor, ring, between
 
 
 def _replica_seconds(weights: int, layout: Layout, gpu: Gpu) -> float:

@@ -45,5 +45,8 @@ def test_a_gpu_of_ones_own(tmp_path: Path) -> None:
     own.write_text(text.replace("watts: 700", "wats: 700"))
     with pytest.raises(UserError, match="did you mean 'watts'"):
         load_gpu(str(own))
+    own.write_text(text.replace("bf16: 989.0e12, ", ""))
+    with pytest.raises(UserError, match="peak_flops needs bf16"):
+        load_gpu(str(own))
     with pytest.raises(UserError, match="no GPU 'h1000': give one of a100, b200"):
         load_gpu("h1000")

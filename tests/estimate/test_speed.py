@@ -136,6 +136,19 @@ def test_what_may_never_be_slower(gpu: str, tensor: int, pipeline: int, **rest: 
     assert rate(replace(layout, fused=False)) <= base * (1 + 1e-9)
 
 
+def test_fp32_has_its_own_rate_everywhere() -> None:
+    gpu = load_gpu("h100")
+    found = estimate_speed(MODEL, replace(LAYOUT, precision="fp32"), gpu).step
+    bf16 = estimate_speed(MODEL, LAYOUT, gpu).step
+    fp32_speed = 67e12 * gpu.reached.matmul["fp32"]
+    assert found.matmul == pytest.approx(
+        bf16.matmul * 989e12 * gpu.reached.matmul["bf16"] / fp32_speed
+    )
+    assert found.attention == pytest.approx(
+        bf16.attention * 989e12 * gpu.reached.attention["flash3"] / fp32_speed
+    )
+
+
 def test_a_number_type_that_the_gpu_lacks() -> None:
     with pytest.raises(UserError, match="A100 SXM 80 GB has no fp8 rate; it has fp32, bf16"):
         estimate_speed(MODEL, replace(LAYOUT, precision="fp8"), load_gpu("a100"))
