@@ -69,7 +69,9 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """Every figure by name, with its unit; `mfu` is of the dense peak, attention half."""
-        facts = asdict(self.speed) | {
+        speed = asdict(self.speed)
+        step = speed.pop("step") | {"total": self.speed.step.total}
+        facts = speed | {
             name: getattr(self, name)
             for name in ("days", "gpu_hours", "energy_kwh", "cost", "checkpoint_bytes",
                          "checkpoint_seconds")
@@ -82,7 +84,7 @@ class Estimate:
             "memory_bytes": asdict(self.memory) | limits,
             "layer_activation_bytes": self.layer_bytes(),
             "fullest_pipeline_stage": self.stage,
-            "step_seconds": asdict(self.speed.step) | {"total": self.speed.step.total},
+            "step_seconds": step,
         }
 
 
@@ -174,4 +176,9 @@ def _model(road: Road) -> ModelConfig:
     base = road.section("base", BaseConfig)
     if base.run is not None and "preset" in overrides:
         return load_preset(overrides.pop("preset"), overrides)
-    return resolve_base(road, base).config
+    try:
+        return resolve_base(road, base).config
+    except UserError as error:
+        if base.run is None:
+            raise
+        raise UserError(f"{error}; or name the base's shape with model.preset=NAME") from None

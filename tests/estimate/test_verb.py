@@ -48,6 +48,9 @@ def test_facts_of_a_road(road: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert facts["checkpoint_bytes"] == 14 * 8_030_261_248
     assert facts["checkpoint_seconds"] == pytest.approx(14 * 8.030261248 / 10)
     assert facts["layer_activation_bytes"]["full"] == 4096 * 4096
+    seconds = facts["step_seconds"]
+    assert seconds.pop("total") == pytest.approx(sum(seconds.values()))
+    assert "step" not in facts
 
 
 def test_overrides_and_options_stand_above_the_file(
@@ -129,6 +132,14 @@ def test_a_hugging_face_folder(
     facts = asked(capsys, road, "--gpus", 64)
     road.write_text(ROAD.replace("preset: llama3-8b", f"hf: {folder}"))
     assert asked(capsys, road, "--gpus", 64) == facts
+
+
+def test_a_base_that_has_not_been_run(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = asked(capsys, road, "--gpus", 64)
+    road.write_text(ROAD.replace("preset: llama3-8b", "run: ../elsewhere"))
+    assert main(["estimate", str(road), "--gpus", "64"]) == 2
+    assert "or name the base's shape with model.preset=NAME" in capsys.readouterr().err
+    assert asked(capsys, road, "--gpus", 64, "model.preset=llama3-8b") == facts
 
 
 def test_search_ranks_and_takes_the_fastest(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
