@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEMO := examples/00_quickstart_cpu
 
-.PHONY: setup demo test slurm bench-data soak check clean
+.PHONY: setup demo test slurm bench-data bench-estimate soak check clean
 
 setup: $(READY)
 
@@ -30,6 +30,10 @@ slurm: $(READY)
 # packages are fetched for their text, a quiet machine.
 bench-data: $(READY)
 	$(BIN)/python tests/bench/data_plane --record
+
+# docs/benchmarks/estimate.md: published training speeds beside what `estimate` says of them; seconds.
+bench-estimate: $(READY)
+	$(BIN)/python tests/bench/estimate
 
 # Long campaigns: 1,000 kills, every system call failing (needs strace), fuzzing with sanitizers.
 soak: $(READY)

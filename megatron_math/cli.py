@@ -239,6 +239,46 @@ def run(
         run_road(road, first, last)
 
 
+@app.command()
+def estimate(
+    yaml: RoadFile,
+    overrides: Overrides = None,
+    gpu: Annotated[
+        str, typer.Option(help="h100, h200, b200, a100, mi300x, ... or a YAML file of your own")
+    ] = "h100",
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs in all; default: parallel.data, or one replica")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16, fp8 or mxfp8; default: the road's")
+    ] = None,
+    tokens: Annotated[str, typer.Option(help="in place of the blend's, as 100B")] = "",
+    price: Annotated[
+        float | None, typer.Option(min=0, help="of one GPU-hour, in any currency")
+    ] = None,
+    storage: Annotated[
+        float | None, typer.Option(min=0.001, help="GB/s written in all; default: 2 a node")
+    ] = None,
+    search: Annotated[bool, typer.Option("--search", help="rank the layouts that fit")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Memory per rank, tokens/s, days, energy and checkpoint of a training run; needs no GPU."""
+    from megatron_math.estimate.verb import answer
+
+    answer(
+        Road.load(yaml, overrides or []),
+        gpu_name=gpu,
+        gpus=gpus,
+        precision=precision,
+        tokens=tokens,
+        price=price,
+        storage=None if storage is None else storage * 1e9,
+        searching=search,
+        as_json=as_json,
+        console=console,
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; returns the exit code. Errors for people become one sentence."""
     set_up_logging()

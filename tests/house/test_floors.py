@@ -10,14 +10,14 @@ FLOORS = (
     ("base", "sandbox", "answers"),
     ("device", "native", "tokenizer", "engine", "benchmarks", "dataset", "checkpoint", "model"),
     ("synthesize", "curate", "index", "blend", "train", "convert", "evaluate", "report"),
-    ("pipeline", "inspect", "cli"),
+    ("pipeline", "inspect", "estimate", "cli"),
 )
 # On the same floor: who may import whom (DESIGN: each tool wraps exactly one outside thing).
 SAME_FLOOR = {
     ("sandbox", "base"), ("answers", "base"), ("answers", "sandbox"),
     ("model", "device"), ("dataset", "native"), ("checkpoint", "device"),
     ("engine", "model"), ("engine", "checkpoint"), ("engine", "device"), ("engine", "tokenizer"),
-    ("cli", "pipeline"), ("cli", "inspect"),
+    ("cli", "pipeline"), ("cli", "inspect"), ("cli", "estimate"),
 }  # fmt: skip
 CORE_ROOMS = {"device", "dataset", "checkpoint", "model", "engine", "train", "convert"}
 DEVICE_WORDS = ("cuda", "nccl", "gloo")

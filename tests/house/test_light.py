@@ -17,6 +17,7 @@ LIGHT = (
     "megatron_math.convert.run",
     "megatron_math.evaluate.run",
     "megatron_math.dataset.reader",
+    "megatron_math.estimate.verb",
 )
 
 
