@@ -40,7 +40,10 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 RoadFile = Annotated[Path, typer.Argument(metavar="ROAD.yaml", help="the road file")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[section.key=value]...", help="change single keys")
+    list[str] | None,
+    typer.Argument(
+        metavar="[section.key=value | MORE.yaml]...", help="change single keys, or lay a file over"
+    ),
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the run folders")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, do nothing")]
@@ -168,10 +171,45 @@ def train(
     mock_data: Annotated[
         bool, typer.Option("--mock-data", help="random tokens, to price the loader: 50_train_mock")
     ] = False,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="dry run: as if on so many; default: as started here")
+    ] = None,
+    ranks: Annotated[
+        str | None, typer.Option(help="dry run: build these, as 0,7; default: one a pipeline stage")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Train on the plan; outside a launcher this starts the local processes of the layout."""
+    """Train on the plan; outside a launcher this starts the local processes of the layout.
+
+    A dry run builds single ranks of a world of any size, without GPUs and without memory."""
     overrides = [*(overrides or []), *(["train.mock_data=true"] if mock_data else [])]
+    if dry_run:
+        _dry_run_training(yaml, overrides, runs, gpus, ranks, as_json)
+        return
+    for name, given in (("--gpus", gpus), ("--ranks", ranks), ("--json", as_json or None)):
+        if given is not None:
+            raise UserError(f"{name} has no effect without --dry-run")
     _run_one("train", yaml, overrides, runs, dry_run)
+
+
+def _dry_run_training(
+    yaml: Path, overrides: list[str], runs: Path, gpus: int | None, ranks: str | None, as_json: bool
+) -> None:
+    from megatron_math import dry_run as door
+
+    road = _road_with(next(door for door in STAGES if door.verb == "train"), yaml, overrides, runs)
+    try:
+        numbers = None if ranks is None else [int(rank) for rank in ranks.split(",")]
+    except ValueError:
+        raise UserError(f"--ranks {ranks}: rank numbers with commas between, as 0,7") from None
+    set_up_logging(quiet=True)  # what is built is said in the table
+    found = door.dry_run(road, gpus, numbers)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return
+    if found.missing is None:
+        _print_rows(announce_road(road, "train", "train"))
+    console.print(door.render(found), soft_wrap=True)
 
 
 @app.command()

@@ -44,15 +44,18 @@ class Road:
         overrides: tuple[str, ...] | list[str] = (),
         runs: Path | str = "runs",
     ) -> "Road":
-        """Read a road file. Raises UserError for a missing file, a bad name, an unknown section."""
+        """Read a road file. Raises UserError for a missing file, a bad name, an unknown section.
+
+        overrides: `section.key=value`, or a YAML file whose keys are laid over the road's; later
+        ones win.
+        """
         yaml_path = Path(yaml_path)
-        if not yaml_path.is_file():
-            raise UserError(f"the road file {yaml_path} does not exist; give a YAML file's path")
-        raw = load_yaml(yaml_path.read_text(encoding="utf-8"), str(yaml_path))
-        if not isinstance(raw, dict):
-            raise UserError(f"{yaml_path}: a mapping of sections is expected, found {raw!r}")
+        raw = _sections_of(yaml_path)
         for override in overrides:
-            apply_override(raw, override)
+            if "=" not in override and override.endswith((".yaml", ".yml")):
+                _lay_over(raw, _sections_of(Path(override)), override)
+            else:
+                apply_override(raw, override)
         raw = expand_environment(raw, str(yaml_path))
         _check_sections(raw, yaml_path)
         name, seed = raw.get("name"), raw.get("seed", 1234)
@@ -80,6 +83,26 @@ class Road:
     def done(self, stage: str) -> StageInput:
         """A finished stage of this road; UserError when it has not been run to its end."""
         return finished_stage(self.folder(stage))
+
+
+def _sections_of(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"the road file {path} does not exist; give a YAML file's path")
+    raw = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a mapping of sections is expected, found {raw!r}")
+    return raw
+
+
+def _lay_over(below: dict[str, Any], above: dict[str, Any], where: str) -> None:
+    """Set every key of `above` in `below`; mappings are gone into, all else is replaced."""
+    for key, value in above.items():
+        if not isinstance(value, dict):
+            below[key] = value
+        elif isinstance(below.setdefault(key, {}), dict):
+            _lay_over(below[key], value, where)
+        else:
+            raise UserError(f"{where}: '{key}' is a value in the road, not a section")
 
 
 def _check_sections(raw: dict[str, Any], yaml_path: Path) -> None:

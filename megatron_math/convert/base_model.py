@@ -46,6 +46,25 @@ def resolve_base(road: Road, base: BaseConfig) -> BaseModel:
     return BaseModel(config, base.hf, {"hf": base.hf})
 
 
+def shape_of_base(road: Road) -> ModelConfig:
+    """The model that the road will train, whether its base is there already or not.
+
+    A base that is not on this machine, or another road's that has not been run, may be named by
+    its preset in the section `model`. Raises UserError where nothing tells the shape.
+    """
+    base = road.section("base", BaseConfig)
+    overrides = road.section("model", ModelOverrides).model_dump(exclude_unset=True)
+    is_away = base.run is not None or (base.hf is not None and not base.hf.exists())
+    if is_away and "preset" in overrides:
+        return load_preset(overrides.pop("preset"), overrides)
+    try:
+        return resolve_base(road, base).config
+    except UserError as error:
+        if not is_away:
+            raise
+        raise UserError(f"{error}; or name the base's shape with model.preset=NAME") from None
+
+
 def _given_config(folder: Path, overrides: dict[str, object]) -> ModelConfig:
     """The folder's configuration; overrides may repeat it, and set the vocabulary's padding."""
     try:

@@ -102,9 +102,9 @@ def open_device(grid: Grid, seed: int, *, timeout_minutes: float = 30.0) -> Iter
         timeout=datetime.timedelta(minutes=timeout_minutes),
     )
     try:
-        with _grid_laid(grid, timeout_minutes):
+        with grid_laid(grid, timeout_minutes):
             seed_all(seed)
-            device = _describe(kind, torch_device, grid)
+            device = describe(kind, torch_device, grid)
             log.info("device: %s, %d process(es), %s", kind, world, grid)
             yield device
     finally:
@@ -127,7 +127,8 @@ def _meeting_place() -> str:
 
 
 @contextlib.contextmanager
-def _grid_laid(grid: Grid, timeout_minutes: float) -> Iterator[None]:
+def grid_laid(grid: Grid, timeout_minutes: float, *, host_groups: bool = True) -> Iterator[None]:
+    """Core's process groups for `grid`; host_groups: a second set of them for host memory."""
     parallel_state = _parallel_state()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=grid.tensor,
@@ -136,6 +137,7 @@ def _grid_laid(grid: Grid, timeout_minutes: float) -> Iterator[None]:
         context_parallel_size=grid.context,
         expert_model_parallel_size=grid.expert,
         distributed_timeout_minutes=int(timeout_minutes),
+        create_gloo_process_groups=host_groups,
     )
     try:
         yield
@@ -143,7 +145,8 @@ def _grid_laid(grid: Grid, timeout_minutes: float) -> Iterator[None]:
         parallel_state.destroy_model_parallel()
 
 
-def _describe(kind: Literal["cpu", "cuda"], torch_device: torch.device, grid: Grid) -> Device:
+def describe(kind: Literal["cpu", "cuda"], torch_device: torch.device, grid: Grid) -> Device:
+    """This process's place, once the grid is laid."""
     parallel_state = _parallel_state()
     return Device(
         kind=kind,

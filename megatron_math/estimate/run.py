@@ -12,8 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
 from megatron_math.blend.config import BlendConfig, Tokens, resolve
-from megatron_math.convert.base_model import resolve_base
-from megatron_math.convert.config import BaseConfig
+from megatron_math.convert.base_model import shape_of_base
 from megatron_math.estimate.hardware import Gpu, Precision
 from megatron_math.estimate.layout import Layout
 from megatron_math.estimate.memory import (
@@ -24,8 +23,7 @@ from megatron_math.estimate.memory import (
 )
 from megatron_math.estimate.search import RECOMPUTE
 from megatron_math.estimate.speed import Speed, estimate_speed
-from megatron_math.model.config import ModelConfig, ModelOverrides
-from megatron_math.model.presets import load_preset
+from megatron_math.model.config import ModelConfig
 from megatron_math.train.config import ParallelConfig, PrecisionConfig, TrainConfig
 
 STORAGE_BYTES_PER_SECOND_PER_NODE = 2e9
@@ -125,7 +123,7 @@ def read_road(
     )
     budgets = [stage.tokens for stage in stages]
     known = None if None in budgets else sum(budget or 0 for budget in budgets)
-    return Run(_model(road), layout, _tokens(tokens) if tokens else known)
+    return Run(shape_of_base(road), layout, _tokens(tokens) if tokens else known)
 
 
 def estimate(
@@ -168,17 +166,3 @@ def _tokens(text: str) -> int:
         return TypeAdapter(Tokens).validate_python(text)
     except ValidationError:
         raise UserError(f"--tokens {text}: a whole number, with k, M, B or T if wanted") from None
-
-
-def _model(road: Road) -> ModelConfig:
-    """The base's shape. A base that is another road's, not run yet, may be named in `model`."""
-    overrides = road.section("model", ModelOverrides).model_dump(exclude_unset=True)
-    base = road.section("base", BaseConfig)
-    if base.run is not None and "preset" in overrides:
-        return load_preset(overrides.pop("preset"), overrides)
-    try:
-        return resolve_base(road, base).config
-    except UserError as error:
-        if base.run is None:
-            raise
-        raise UserError(f"{error}; or name the base's shape with model.preset=NAME") from None

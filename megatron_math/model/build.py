@@ -62,11 +62,7 @@ def build_model(
         **transformer_overrides,
     }
     chosen = choose_spec(spec)
-    if chosen == "te" and grid.context > 1:
-        raise UserError(
-            f"parallel.context {grid.context} was asked under the layer spec te, which needs "
-            "documents of whole multiples of tokens there; set precision.spec to torch"
-        )
+    check_context(chosen, grid)
     transformer = transformer_config(config, grid=grid, dtype=dtype, **transformer_overrides)
     block_spec = te_block_spec if chosen == "te" else torch_block_spec
     models = []
@@ -87,6 +83,15 @@ def build_model(
             )
         )
     return models
+
+
+def check_context(spec: Spec, grid: Grid) -> None:
+    """Raise `UserError` where the layer spec cannot cut sequences as `grid` asks."""
+    if spec == "te" and grid.context > 1:
+        raise UserError(
+            f"parallel.context {grid.context} was asked under the layer spec te, which needs "
+            "documents of whole multiples of tokens there; set precision.spec to torch"
+        )
 
 
 def choose_spec(spec: Spec) -> Literal["torch", "te"]:

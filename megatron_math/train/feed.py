@@ -158,12 +158,17 @@ class Feed:
         return [self._on_device(batch) for batch in batches]
 
     def _read_step(self, iteration: int) -> list[MicroBatch]:
-        reader, step = self.stage_of(iteration)
-        first = step * self.global_batch_size
+        reader, _ = self.stage_of(iteration)
         return [
-            self._read(reader, first + start, reader.num_samples, self._translation(reader))
-            for start in self._starts(self.num_microbatches)
+            self._read(reader, first, reader.num_samples, self._translation(reader))
+            for first in self.first_samples(iteration)
         ]
+
+    def first_samples(self, iteration: int) -> list[int]:
+        """The first sample, counted in its stage, of each micro-batch of this replica."""
+        _, step = self.stage_of(iteration)
+        first = step * self.global_batch_size
+        return [first + start for start in self._starts(self.num_microbatches)]
 
     def validation(self, source: str, num_samples: int) -> Iterator[MicroBatch]:
         """Held-out samples of one source, divided over the replicas like a global step."""

@@ -26,6 +26,7 @@ from megatron_math.checkpoint.folders import (
     sweep,
 )
 from megatron_math.dataset.plan import Plan, load_plan, read_plan
+from megatron_math.device.grid import Grid
 from megatron_math.device.start import gpus_here, launched_ranks, start_processes
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.flops import training_flops_per_token
@@ -66,10 +67,10 @@ def run(road: Road) -> Stage:
     order = read_order(road)
     if order.stage.is_done():
         return order.stage
-    _refuse_other_run(order)
+    refuse_other_run(order)
     launched = launched_ranks()
-    world = launched[1] if launched else _local_world(order.parallel)
-    check_batch(order.train, order.parallel.grid.data(world))
+    world = launched[1] if launched else local_world(order.parallel)
+    check_batch(order.train, order.parallel.grid, world)
     if launched is None:
         order.stage.begin()
         _start_ranks(road, order)
@@ -242,7 +243,7 @@ def _start_ranks(road: Road, order: Order) -> None:
     """Start the local processes of the layout and wait for them."""
     command = [sys.executable, "-m", "megatron_math.train", str(road.yaml_path)]
     code = start_processes(
-        [*command, "--runs", str(road.runs), *road.overrides], _local_world(order.parallel)
+        [*command, "--runs", str(road.runs), *road.overrides], local_world(order.parallel)
     )
     if code == EXIT_STOPPED:
         raise StoppedOnRequest("training stopped on request; the same command continues it")
@@ -250,14 +251,15 @@ def _start_ranks(road: Road, order: Order) -> None:
         raise SystemExit(code)  # the rank has said why
 
 
-def _local_world(parallel: ParallelConfig) -> int:
+def local_world(parallel: ParallelConfig) -> int:
     """Processes to start here: one copy of the model, times the replicas asked for or possible."""
     model = parallel.grid.model
     return model * (parallel.replicas or max(1, gpus_here() // model))
 
 
-def check_batch(train: TrainConfig, data_size: int) -> None:
+def check_batch(train: TrainConfig, grid: Grid, world: int) -> None:
     """The global batch must be whole micro-batches on every replica. Raises UserError."""
+    data_size = grid.data(world)
     rows = train.micro_batch_size * data_size
     if train.global_batch_size % rows:
         raise UserError(
@@ -265,9 +267,16 @@ def check_batch(train: TrainConfig, data_size: int) -> None:
             f"{train.micro_batch_size} x data-parallel replicas {data_size} = {rows}; "
             f"change one of the three"
         )
+    num_microbatches = train.global_batch_size // rows
+    if grid.virtual > 1 and num_microbatches % grid.pipeline:
+        raise UserError(
+            f"parallel.virtual {grid.virtual} passes micro-batches on in groups of pipeline "
+            f"{grid.pipeline}, and a replica has {num_microbatches} in a step; choose a "
+            f"global_batch_size that is a multiple of {rows * grid.pipeline}, or virtual 1"
+        )
 
 
-def _refuse_other_run(order: Order) -> None:
+def refuse_other_run(order: Order) -> None:
     """A folder with checkpoints of other settings is not continued and not thrown away."""
     if complete_checkpoints(order.save_folder) and not order.stage.is_started():
         changes = "; ".join(order.stage.changes()) or "the inputs"
