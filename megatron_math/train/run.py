@@ -26,6 +26,7 @@ from megatron_math.checkpoint.folders import (
     sweep,
 )
 from megatron_math.dataset.plan import Plan, load_plan, read_plan
+from megatron_math.device.grid import Grid
 from megatron_math.device.start import gpus_here, launched_ranks, start_processes
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.flops import training_flops_per_token
@@ -69,7 +70,7 @@ def run(road: Road) -> Stage:
     _refuse_other_run(order)
     launched = launched_ranks()
     world = launched[1] if launched else _local_world(order.parallel)
-    check_batch(order.train, order.parallel.grid.data(world))
+    check_batch(order.train, order.parallel.grid, world)
     if launched is None:
         order.stage.begin()
         _start_ranks(road, order)
@@ -127,6 +128,7 @@ def train_rank(road: Road, order: Order) -> None:
             torch_device=device.torch_device,
             context_rank=device.context_rank,
             context_size=order.parallel.context,
+            microbatch_groups=order.parallel.grid.microbatch_groups,
             mock_vocab_size=order.model.vocab_size if order.train.mock_data else None,
         )
         if order.train.mock_data:
@@ -256,14 +258,16 @@ def _local_world(parallel: ParallelConfig) -> int:
     return model * (parallel.replicas or max(1, gpus_here() // model))
 
 
-def check_batch(train: TrainConfig, data_size: int) -> None:
+def check_batch(train: TrainConfig, grid: Grid, world: int) -> None:
     """The global batch must be whole micro-batches on every replica. Raises UserError."""
-    rows = train.micro_batch_size * data_size
+    data_size, groups = grid.data(world), grid.microbatch_groups
+    rows = train.micro_batch_size * data_size * groups
     if train.global_batch_size % rows:
+        rounds = f" x pipeline {groups}, since virtual is {grid.virtual}," if groups > 1 else ""
         raise UserError(
             f"global_batch_size {train.global_batch_size} is not a multiple of micro_batch_size "
-            f"{train.micro_batch_size} x data-parallel replicas {data_size} = {rows}; "
-            f"change one of the three"
+            f"{train.micro_batch_size} x data-parallel replicas {data_size}{rounds} = {rows}; "
+            f"change one of them"
         )
 
 
