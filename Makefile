@@ -35,8 +35,10 @@ bench-data: $(READY)
 bench-estimate: $(READY)
 	$(BIN)/python tests/bench/estimate
 
-# Long campaigns: 1,000 kills, every system call failing (needs strace), fuzzing with sanitizers.
+# Long campaigns: layouts of 8 processes, 1,000 kills, every system call failing (needs strace), fuzzing with
+# sanitizers.
 soak: $(READY)
+	$(BIN)/python -m pytest -m soak --timeout 1800
 	$(BIN)/python tests/soak/index_kills.py --kills 1000
 	$(BIN)/python tests/soak/index_faults.py
 	$(BIN)/python tests/native/fuzz/run.py --seconds 300

@@ -44,6 +44,11 @@ class Grid(Section):
         """Processes that hold one copy of the model together."""
         return self.tensor * self.pipeline * self.context
 
+    @property
+    def microbatch_groups(self) -> int:
+        """A step is a multiple of so many micro-batches: interleaved stages work in rounds."""
+        return self.pipeline if self.virtual > 1 else 1
+
     def data(self, world: int) -> int:
         """Data-parallel ways in a world of `world` processes.
 

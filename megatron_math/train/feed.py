@@ -46,8 +46,9 @@ class Feed:
 
     Steps are counted over the run: a plan that continues another begins at `first_iteration`.
     The last step of a stage may hold fewer samples than the batch; the missing ones are masked
-    out, so no sample is dropped and none is invented. With `mock_vocab_size` the samples are
-    random ids below it and no index is read.
+    out, so no sample is dropped and none is invented. A validation is filled up likewise, to a
+    multiple of `microbatch_groups` micro-batches. With `mock_vocab_size` the samples are random
+    ids below it and no index is read.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Feed:
         torch_device: torch.device,
         context_rank: int = 0,
         context_size: int = 1,
+        microbatch_groups: int = 1,
         mock_vocab_size: int | None = None,
     ) -> None:
         assert global_batch_size % (micro_batch_size * data_size) == 0, "see run.check_batch"
@@ -77,6 +79,7 @@ class Feed:
         self._data_rank, self._data_size = data_rank, data_size
         self._torch_device = torch_device
         self._context = context_rank, context_size
+        self._microbatch_groups = microbatch_groups
         self._steps = [-(-reader.num_samples // global_batch_size) for reader in self.readers]
         self._history = plan.history
         self.first_iteration = plan.history.iteration if plan.history else 0
@@ -178,7 +181,9 @@ class Feed:
         num_samples = min(num_samples, held_out.num_samples)
         rows = self.micro_batch_size * self._data_size
         number = np.full(len(reader.sources), self.sources.index(source))
-        for start in self._starts(-(-num_samples // rows)):
+        num_microbatches = -(-num_samples // rows)
+        missing = -num_microbatches % self._microbatch_groups
+        for start in self._starts(num_microbatches + missing):
             yield self._on_device(self._read(held_out, start, num_samples, number))
 
     def _starts(self, num_microbatches: int) -> list[int]:

@@ -128,6 +128,7 @@ def train_rank(road: Road, order: Order) -> None:
             torch_device=device.torch_device,
             context_rank=device.context_rank,
             context_size=order.parallel.context,
+            microbatch_groups=order.parallel.grid.microbatch_groups,
             mock_vocab_size=order.model.vocab_size if order.train.mock_data else None,
         )
         if order.train.mock_data:
@@ -259,20 +260,14 @@ def local_world(parallel: ParallelConfig) -> int:
 
 def check_batch(train: TrainConfig, grid: Grid, world: int) -> None:
     """The global batch must be whole micro-batches on every replica. Raises UserError."""
-    data_size = grid.data(world)
-    rows = train.micro_batch_size * data_size
+    data_size, groups = grid.data(world), grid.microbatch_groups
+    rows = train.micro_batch_size * data_size * groups
     if train.global_batch_size % rows:
+        rounds = f" x pipeline {groups}, since virtual is {grid.virtual}," if groups > 1 else ""
         raise UserError(
             f"global_batch_size {train.global_batch_size} is not a multiple of micro_batch_size "
-            f"{train.micro_batch_size} x data-parallel replicas {data_size} = {rows}; "
-            f"change one of the three"
-        )
-    num_microbatches = train.global_batch_size // rows
-    if grid.virtual > 1 and num_microbatches % grid.pipeline:
-        raise UserError(
-            f"parallel.virtual {grid.virtual} passes micro-batches on in groups of pipeline "
-            f"{grid.pipeline}, and a replica has {num_microbatches} in a step; choose a "
-            f"global_batch_size that is a multiple of {rows * grid.pipeline}, or virtual 1"
+            f"{train.micro_batch_size} x data-parallel replicas {data_size}{rounds} = {rows}; "
+            f"change one of them"
         )
 
 

@@ -81,7 +81,7 @@ def test_uneven_and_virtual_stages(cluster: Path, capsys: pytest.CaptureFixture[
         (["parallel.tensor=3"], "= 12 does not divide world 512"),
         (["--gpus", "12", "parallel.tensor=3"], "tensor 3 = 3 does not divide num_attention_heads"),
         (["train.global_batch_size=24"], "global_batch_size 24 is not a multiple of"),
-        (["parallel.virtual=2", "train.global_batch_size=32"], "in groups of pipeline 4"),
+        (["parallel.virtual=2", "train.global_batch_size=32"], "x pipeline 4, since virtual is 2,"),
         (["parallel.virtual=3"], "does not divide num_layers 32"),
         (["parallel.context=2", "precision.spec=te"], "under the layer spec te"),
         (["blend.sequence_length=262144"], "is more than the model's max_sequence_length"),

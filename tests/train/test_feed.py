@@ -19,9 +19,11 @@ from megatron_math.base.files import read_json
 from megatron_math.base.road import Road
 from megatron_math.cli import main
 from megatron_math.dataset.plan import load_plan
+from megatron_math.device.grid import Grid
 from megatron_math.device.start import start_processes
+from megatron_math.train.config import TrainConfig
 from megatron_math.train.feed import STEPS_AHEAD, Feed
-from megatron_math.train.run import run
+from megatron_math.train.run import check_batch, run
 
 
 @pytest.fixture
@@ -228,3 +230,21 @@ def test_waiting_for_data_is_measured(copy_of) -> None:
     assert np.median(later) < 0.05  # the thread is ahead of the loop
     log = (road.folder("50_train") / "log.txt").read_text().splitlines()
     assert all(line.split("|")[-2].startswith(" data wait (ms): ") for line in log)
+
+
+@pytest.mark.parametrize(
+    ("grid", "world", "says"),
+    [
+        (Grid(), 3, "8 is not a multiple of micro_batch_size 2 x data-parallel replicas 3 = 6"),
+        (
+            Grid(pipeline=3, virtual=2),
+            3,
+            "replicas 1 x pipeline 3, since virtual is 2, = 6; change one",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_is_refused(grid: Grid, world: int, says: str) -> None:
+    train = TrainConfig(global_batch_size=8, micro_batch_size=2, lr=1e-3)
+    with pytest.raises(UserError, match=says):
+        check_batch(train, grid, world)
+    check_batch(train, Grid(pipeline=2, virtual=2), 4)

@@ -38,7 +38,21 @@ LAYOUTS = {
         ],
         "data 2 x context 2": ["parallel.data=2", "parallel.context=2"],
     },
+    8: {
+        "tensor 2 x pipeline 2 x data 2": [
+            "parallel.tensor=2", "parallel.pipeline=2", "parallel.data=2",
+        ],
+        "tensor 2 x pipeline 2 x context 2, sequence parallel": [
+            "parallel.tensor=2", "parallel.pipeline=2", "parallel.context=2",
+            "parallel.sequence=true",
+        ],
+    },
 }  # fmt: skip
+EACH_LAYOUT = [
+    pytest.param(n, name, marks=[pytest.mark.soak] if n > 4 else [])
+    for n in LAYOUTS
+    for name in LAYOUTS[n]
+]
 HALF = {dtype: [f"precision.dtype={dtype}", "parallel.tensor=2"] for dtype in ("bf16", "fp16")}
 
 
@@ -94,7 +108,7 @@ def train_all(prepared: Path, tmp_path_factory: pytest.TempPathFactory):
     return train
 
 
-@pytest.mark.parametrize(("world", "layout"), [(n, name) for n in LAYOUTS for name in LAYOUTS[n]])
+@pytest.mark.parametrize(("world", "layout"), EACH_LAYOUT)
 def test_every_layout_computes_the_same(
     world: int, layout: str, one_process: Road, train_all
 ) -> None:
@@ -105,6 +119,16 @@ def test_every_layout_computes_the_same(
     ):
         assert mine["tokens"] == yours["tokens"]
         assert mine["loss"] == pytest.approx(yours["loss"], rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(("world", "layout"), EACH_LAYOUT)
+def test_packed_documents_equal_each_alone(world: int, layout: str, train_all) -> None:
+    losses = json.loads((train_all(world)[layout].runs / "documents.json").read_text())
+    assert losses["packed"] == pytest.approx(losses["alone"], rel=TOLERANCE)
+    # Control: every document but the first sees what is before it when the row is one document.
+    assert losses["across"][0] == pytest.approx(losses["alone"][0], rel=TOLERANCE)
+    for across, alone in list(zip(losses["across"], losses["alone"], strict=True))[1:]:
+        assert abs(across - alone) > 100 * TOLERANCE * alone
 
 
 def test_computing_again_changes_nothing(one_process: Road, copy_of) -> None:

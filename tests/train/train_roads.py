@@ -35,7 +35,7 @@ ROAD = {
         "schedule": "constant",
         "warmup_share": 0.1,
         "validation_interval": 10,
-        "validation_samples": 8,
+        "validation_samples": 10,  # five micro-batches: replicas and virtual stages fill up
         "tensorboard": False,
         "log_interval": 10,
     },
