@@ -3,6 +3,7 @@
 import errno
 import importlib
 import json
+import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -164,7 +165,7 @@ def blend(
     )
 )
 def train(
-    yaml: RoadFile,
+    yaml: Annotated[Path | None, typer.Argument(metavar="ROAD.yaml", help="the road file")] = None,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
     dry_run: DryRun = False,
@@ -178,11 +179,38 @@ def train(
         str | None, typer.Option(help="dry run: build these, as 0,7; default: one a pipeline stage")
     ] = None,
     as_json: AsJson = False,
+    megatron_flags: Annotated[
+        str | None,
+        typer.Option(help="Megatron-LM's flags; without a road file, print the one they mean"),
+    ] = None,
+    as_megatron_flags: Annotated[
+        bool, typer.Option("--as-megatron-flags", help="print the road as Megatron-LM's flags")
+    ] = False,
 ) -> None:
     """Train on the plan; outside a launcher this starts the local processes of the layout.
 
     A dry run builds single ranks of a world of any size, without GPUs and without memory."""
     overrides = [*(overrides or []), *(["train.mock_data=true"] if mock_data else [])]
+    if megatron_flags is not None or as_megatron_flags:
+        from megatron_math import megatron_flags as table
+
+        if yaml is None and megatron_flags is not None:
+            if overrides or dry_run or as_megatron_flags:
+                raise UserError("--megatron-flags alone prints a road file; name one to train it")
+            text = table.as_road(table.read_flags(megatron_flags))
+            table.check_road(text)
+            typer.echo(text, nl=False)
+            return
+        if yaml is not None and megatron_flags is not None:
+            beneath = table.settings_of(Road.load(yaml, overrides, runs))
+            overrides += table.as_overrides(table.read_flags(megatron_flags, beneath))
+            log.info("the flags mean: %s", " ".join(overrides))
+        if yaml is not None and as_megatron_flags:
+            settings = table.settings_of(Road.load(yaml, overrides, runs))
+            typer.echo(shlex.join(table.write_flags(settings)))
+            return
+    if yaml is None:
+        raise UserError("a road file is needed: megatron-math train ROAD.yaml")
     if dry_run:
         _dry_run_training(yaml, overrides, runs, gpus, ranks, as_json)
         return

@@ -10,7 +10,7 @@ FLOORS = (
     ("base", "sandbox", "answers"),
     ("device", "native", "tokenizer", "engine", "benchmarks", "dataset", "checkpoint", "model"),
     ("synthesize", "curate", "index", "blend", "train", "convert", "evaluate", "report"),
-    ("pipeline", "inspect", "estimate", "dry_run", "cli"),
+    ("pipeline", "inspect", "estimate", "dry_run", "megatron_flags", "cli"),
 )
 # On the same floor: who may import whom (DESIGN: each tool wraps exactly one outside thing).
 SAME_FLOOR = {
@@ -18,7 +18,7 @@ SAME_FLOOR = {
     ("model", "device"), ("dataset", "native"), ("checkpoint", "device"),
     ("engine", "model"), ("engine", "checkpoint"), ("engine", "device"), ("engine", "tokenizer"),
     ("cli", "pipeline"), ("cli", "inspect"), ("cli", "estimate"),
-    ("cli", "dry_run"),
+    ("cli", "dry_run"), ("cli", "megatron_flags"),
 }  # fmt: skip
 CORE_ROOMS = {"device", "dataset", "checkpoint", "model", "engine", "train", "convert"}
 DEVICE_WORDS = ("cuda", "nccl", "gloo")
