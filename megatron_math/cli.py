@@ -345,6 +345,29 @@ def estimate(
     )
 
 
+@app.command()
+def doctor(
+    yaml: Annotated[
+        Path | None, typer.Argument(metavar="[ROAD.yaml]", help="look for what this road asks")
+    ] = None,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """What this machine can do, which kernels will be used and why, and what to mend.
+
+    Exit code 1 when something would stop training here."""
+    from megatron_math.doctor.run import examine, render
+
+    findings = examine(None if yaml is None else Road.load(yaml, overrides or [], runs), runs)
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        console.print(render(findings))
+    if any(finding.status == "problem" for finding in findings):
+        raise typer.Exit(EXIT_FAILED)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; returns the exit code. Errors for people become one sentence."""
     set_up_logging()

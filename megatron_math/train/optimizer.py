@@ -13,6 +13,7 @@ from megatron.core.distributed import (
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.transformer.module import Float16Module
 
+from megatron_math.device.kernels import choose_adam
 from megatron_math.train.config import TrainConfig
 
 # The loss that is scaled is a sum over tokens: what a mean of 8,192 tokens calls 2^16 is 2^3 here,
@@ -81,6 +82,7 @@ def build_optimizer(
 
     In fp16 the loss is scaled, by `loss_scale` or dynamically; see PrecisionConfig.
     """
+    choose_adam()
     optimizer = get_megatron_optimizer(
         OptimizerConfig(
             optimizer="adam",

@@ -10,7 +10,7 @@ FLOORS = (
     ("base", "sandbox", "answers"),
     ("device", "native", "tokenizer", "engine", "benchmarks", "dataset", "checkpoint", "model"),
     ("synthesize", "curate", "index", "blend", "train", "convert", "evaluate", "report"),
-    ("pipeline", "inspect", "estimate", "dry_run", "megatron_flags", "cli"),
+    ("pipeline", "inspect", "estimate", "dry_run", "megatron_flags", "doctor", "cli"),
 )
 # On the same floor: who may import whom (DESIGN: each tool wraps exactly one outside thing).
 SAME_FLOOR = {
@@ -19,10 +19,11 @@ SAME_FLOOR = {
     ("engine", "model"), ("engine", "checkpoint"), ("engine", "device"), ("engine", "tokenizer"),
     ("cli", "pipeline"), ("cli", "inspect"), ("cli", "estimate"),
     ("cli", "dry_run"), ("cli", "megatron_flags"),
+    ("cli", "doctor"),
 }  # fmt: skip
 CORE_ROOMS = {"device", "dataset", "checkpoint", "model", "engine", "train", "convert"}
 DEVICE_WORDS = ("cuda", "nccl", "gloo")
-DEVICE_WORDS_TOO = {"device"}
+DEVICE_WORDS_TOO = {"device", "doctor"}
 
 
 def floor_of(room: str) -> int:
