@@ -30,7 +30,14 @@ from megatron_math.train.config import (
     PrecisionConfig,
     TrainConfig,
 )
-from megatron_math.train.run import check_batch, local_world, read_order, refuse_other_run
+from megatron_math.train.run import (
+    check_batch,
+    check_stages,
+    local_world,
+    read_order,
+    refuse_other_run,
+)
+from megatron_math.train.stages import check_names
 
 
 @dataclass(frozen=True)
@@ -80,15 +87,20 @@ class DryRun:
     def data_size(self) -> int:
         return self.parallel.grid.data(self.world)
 
-    @property
-    def num_microbatches(self) -> int:
-        """Of one replica in one step."""
-        return self.train.global_batch_size // (self.train.micro_batch_size * self.data_size)
+    def settings(self, stage: Stage) -> dict[str, int]:
+        """The batch of a stage, in samples and tokens, and its micro-batches on one replica."""
+        train = self.train.of_stage(stage.name)
+        return {
+            "global_batch_size": train.global_batch_size,
+            "micro_batch_size": train.micro_batch_size,
+            "micro_batches": train.global_batch_size // (train.micro_batch_size * self.data_size),
+            "tokens_per_step": train.global_batch_size * stage.sequence_length,
+        }
 
     def iterations(self, stage: Stage) -> int | None:
         if stage.num_samples is None:
             return None
-        return -(-stage.num_samples // self.train.global_batch_size)
+        return -(-stage.num_samples // self.train.of_stage(stage.name).global_batch_size)
 
     def to_json(self) -> dict[str, Any]:
         counts = [self.iterations(stage) for stage in self.stages]
@@ -97,16 +109,9 @@ class DryRun:
             **self.parallel.grid.model_dump(),
             "data": self.data_size,
             "parameters": self.model.num_parameters(),
-            "global_batch_size": self.train.global_batch_size,
-            "micro_batch_size": self.train.micro_batch_size,
-            "micro_batches": self.num_microbatches,
             "iterations": None if None in counts else sum(count or 0 for count in counts),
             "stages": [
-                vars(stage)
-                | {
-                    "iterations": count,
-                    "tokens_per_step": stage.sequence_length * self.train.global_batch_size,
-                }
+                vars(stage) | {"iterations": count} | self.settings(stage)
                 for stage, count in zip(self.stages, counts, strict=True)
             ],
             "no_plan": self.missing,
@@ -127,8 +132,13 @@ def dry_run(road: Road, world: int | None = None, ranks: Sequence[int] | None = 
     parallel = road.section("parallel", ParallelConfig)
     launched = launched_ranks()
     world = world or (launched[1] if launched else local_world(parallel))
-    check_batch(train, parallel.grid, world)
     model, stages, plan, missing = _planned(road)
+    if plan is not None:
+        check_stages(train, plan, parallel.grid, world)
+    else:
+        check_names(train, [stage.name for stage in stages])
+        for stage in stages:
+            check_batch(train.of_stage(stage.name), parallel.grid, world)
     if parallel.replicas is not None and parallel.replicas != parallel.grid.data(world):
         missing_data = f"parallel.data {parallel.replicas} was asked, and {world} processes leave "
         raise UserError(f"{missing_data}{parallel.grid.data(world)}; drop it, or change the world")
@@ -217,17 +227,16 @@ def _build(run: DryRun, plan: Plan | None, rank: int) -> Rank:
         if plan is not None:
             feed = Feed(
                 plan,
-                global_batch_size=run.train.global_batch_size,
-                micro_batch_size=run.train.micro_batch_size,
+                run.train,
                 data_rank=device.data_rank,
                 data_size=device.data_size,
                 torch_device=device.torch_device,
             )
             first_samples = feed.first_samples(feed.first_iteration)
-            reader, _ = feed.stage_of(feed.first_iteration)
+            reader, rows = feed.readers[0], feed.stages[0].train.micro_batch_size
             assert isinstance(reader, PlanReader), "mock data takes the plan's samples, too"
             for first in first_samples:
-                for sample in range(first, first + run.train.micro_batch_size):
+                for sample in range(first, first + rows):
                     if sample < reader.num_samples:
                         sources[reader.sources[reader.locate(sample)[0]]] += 1
         return Rank(
@@ -279,27 +288,28 @@ def _logs(train: TrainConfig) -> Iterator[str]:
 
 def render(run: DryRun) -> Lines:
     """The dry run for a terminal."""
-    grid, batch = run.parallel.grid, run.train.global_batch_size
+    grid = run.parallel.grid
     lines = [
         f"world {run.world:,} = tensor {grid.tensor} x pipeline {grid.pipeline} x context "
         f"{grid.context} x data {run.data_size}"
         + (f"; virtual {grid.virtual}" if grid.virtual > 1 else ""),
         f"model {run.model.num_parameters():,} parameters, {run.precision.dtype}",
-        f"step {batch:,} samples; {run.num_microbatches:,} micro-batches of "
-        f"{run.train.micro_batch_size} on each replica",
     ]
     if run.missing is not None:
         lines.append(f"no plan yet ({run.missing}): samples are the tokens asked, without padding")
     known = "{:,}".format
-    stages = _table("stage", "sequence length", "tokens a step", "samples", "iterations")
+    stages = _table("stage", "sequence length", "samples", "iterations", "samples a step",
+                    "tokens a step", "micro-batches of a replica")  # fmt: skip
     for stage in run.stages:
-        count, samples = run.iterations(stage), stage.num_samples
+        count, samples, batch = run.iterations(stage), stage.num_samples, run.settings(stage)
         stages.add_row(
             stage.name,
             known(stage.sequence_length),
-            known(stage.sequence_length * batch),
             "?" if samples is None else known(samples),
             "?" if count is None else known(count),
+            known(batch["global_batch_size"]),
+            known(batch["tokens_per_step"]),
+            f"{batch['micro_batches']:,} x {batch['micro_batch_size']}",
         )
     ranks = _table(
         "rank", "data", "pipeline", "context", "tensor", "layers", "parameters", "first step"

@@ -41,13 +41,17 @@ class Built:
 
 @dataclass(frozen=True)
 class _Use:
-    """One source in one stage; total_tokens: where it ends, None when it does not."""
+    """One source in one stage; total_tokens: where it ends, None when it does not.
+
+    repeats_before: of its most-repeated document, before a stage that began the source again.
+    """
 
     leaf: Leaf
     source: Source
     stream: Planned
     sizes: Sizes
     total_tokens: int | None
+    repeats_before: int
 
 
 def build_plan(
@@ -60,11 +64,26 @@ def build_plan(
 ) -> Built:
     """Plan all stages. UserError when a budget or a quota cannot be met, with the numbers."""
     standings = dict(history.sources) if history else {}
+    repeats: dict[str, int] = {}  # of the most-repeated document, before a source began again
     planned, facts = [], []
     arrays: dict[str, npt.NDArray] = {}
     for stage in stages:
+        if stage.is_fresh:
+            _check_fresh(stage, standings)
+            for leaf in stage.mix.leaves():
+                left = standings.pop(leaf.name, None)
+                if left is not None:
+                    epoch = sources[leaf.name].planned.training_tokens
+                    repeats[leaf.name] = repeats.get(leaf.name, 0) - (-left.tokens // epoch)
         uses = [
-            _use(stage, leaf, sources[leaf.name], standings.get(leaf.name), seed)
+            _use(
+                stage,
+                leaf,
+                sources[leaf.name],
+                standings.get(leaf.name),
+                repeats.get(leaf.name, 0),
+                seed,
+            )
             for leaf in stage.mix.leaves()
         ]
         for use in uses:
@@ -99,8 +118,21 @@ def build_plan(
     return Built(content, arrays, {**totals, "stages": facts})
 
 
+def _check_fresh(stage: BlendStage, standings: Mapping[str, Standing]) -> None:
+    if not any(leaf.name in standings for leaf in stage.mix.leaves()):
+        raise UserError(
+            f"stage '{stage.name}': data: fresh has no effect, since no stage before it uses "
+            f"{', '.join(leaf.name for leaf in stage.mix.leaves())}; leave it out"
+        )
+
+
 def _use(
-    stage: BlendStage, leaf: Leaf, source: Source, standing: Standing | None, seed: int
+    stage: BlendStage,
+    leaf: Leaf,
+    source: Source,
+    standing: Standing | None,
+    repeats_before: int,
+    seed: int,
 ) -> _Use:
     """Open the source's stream where the run left it, and find where it ends."""
     planned, tokens_before = source.planned, standing.tokens if standing else 0
@@ -128,7 +160,7 @@ def _use(
         quota = leaf.amount * (planned.training_tokens if leaf.kind == "epochs" else 1)
         total, prefix = first_samples(sizes, -(-quota.numerator // quota.denominator))
         sizes = iter(prefix)
-    return _Use(leaf, source, stream, sizes, total)
+    return _Use(leaf, source, stream, sizes, total, repeats_before)
 
 
 def _check_start(use: _Use) -> None:
@@ -261,7 +293,8 @@ def _stage_facts(stage: BlendStage, uses: list[_Use], targets: Targets, done: Sc
                 "epochs": done.tokens[j] / planned.training_tokens,
                 "epochs_before": used_before / planned.training_tokens,
                 # A document is repeated once its first token comes again.
-                "most_repeated": -(-(used_before + done.tokens[j]) // planned.training_tokens),
+                "most_repeated": use.repeats_before
+                - (-(used_before + done.tokens[j]) // planned.training_tokens),
                 "padding_tokens": slots - done.tokens[j],
                 "padding_share": (slots - done.tokens[j]) / slots if slots else 0.0,
                 "ends_at_token": ended_at[0] if ended_at else None,

@@ -62,6 +62,7 @@ class StageSection(Section):
     mix: dict[str, Part]
     tokens: Tokens | None = None
     sequence_length: Annotated[int, Field(ge=1)] | None = None
+    data: Literal["carried", "fresh"] = "carried"  # fresh: sources begin again, in the same order
 
 
 class BlendConfig(Section):
@@ -118,6 +119,7 @@ class BlendStage:
     sequence_length: int
     tokens: int | None
     mix: Group
+    is_fresh: bool = False
 
 
 def resolve(config: BlendConfig, where: str = "blend") -> list[BlendStage]:
@@ -163,7 +165,7 @@ def _stage(config: BlendConfig, section: StageSection, where: str) -> BlendStage
                 f"{leaf.where}.align: {leaf.align} does not divide sequence_length {length}; "
                 f"choose a divisor"
             )
-    return BlendStage(section.name, length, section.tokens, mix)
+    return BlendStage(section.name, length, section.tokens, mix, section.data == "fresh")
 
 
 def _group(

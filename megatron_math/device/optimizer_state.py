@@ -39,6 +39,20 @@ def create_optimizer_state(optimizer: MegatronOptimizer) -> None:
                     }
 
 
+def reset_optimizer_state(optimizer: MegatronOptimizer) -> None:
+    """Moments of zero, step 0, master weights from the model's, the first loss scale."""
+    create_optimizer_state(optimizer)
+    for part in _parts(optimizer):
+        for entry in part.optimizer.state.values():
+            for value in entry.values():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()
+        for group in part.optimizer.param_groups:
+            if "step" in group:  # where a fused Adam counts
+                group["step"] = 0
+    optimizer.reload_model_params()
+
+
 def load_optimizer_state(optimizer: MegatronOptimizer, state: dict[Any, Any]) -> None:
     """Load what `dist_checkpointing.load` filled in for `sharded_state_dict(is_loading=True)`."""
     parts = _parts(optimizer)

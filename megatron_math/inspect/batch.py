@@ -22,6 +22,7 @@ from megatron_math.inspect.lineage import find_origins
 from megatron_math.inspect.texts import decode_part, find_tokenizer
 from megatron_math.tokenizer import Tokenizer
 from megatron_math.train.config import TrainConfig
+from megatron_math.train.stages import stages_of
 
 NUM_SAMPLES = 4
 
@@ -38,8 +39,7 @@ def inspect_batch(
     Raises UserError when the plan is missing or stale, or has no such step.
     """
     plan = load_plan(road.done("40_blend").path)
-    global_batch_size = road.section("train", TrainConfig).global_batch_size
-    reader, samples = samples_of(plan, iteration, global_batch_size)
+    reader, samples = samples_of(plan, iteration, road.section("train", TrainConfig))
     near = [road.folder("30_index") / "tokenizer", road.folder("00_base") / "tokenizer"]
     near += [plan.prefix(name).parent / "tokenizer" for name in reader.sources]
     found = find_tokenizer(tokenizer, near, plan.tokenizer)
@@ -54,21 +54,19 @@ def inspect_batch(
     }
 
 
-def samples_of(plan: Plan, iteration: int, global_batch_size: int) -> tuple[PlanReader, range]:
+def samples_of(plan: Plan, iteration: int, train: TrainConfig) -> tuple[PlanReader, range]:
     """The reader of the stage that step `iteration` (from 1) lies in, and its sample numbers."""
-    total = before = plan.history.iteration if plan.history else 0
-    step = iteration - 1 - before
-    for stage in plan.stages:
-        steps = -(-stage.num_samples // global_batch_size)
-        if 0 <= step < steps:
-            first = step * global_batch_size
-            last = min(stage.num_samples, first + global_batch_size)
-            return PlanReader(plan, stage.name), range(first, last)
-        step -= steps
-        total += steps
+    stages = stages_of(train, plan)
+    for stage, planned in zip(stages, plan.stages, strict=True):
+        if stage.first < iteration <= stage.end:
+            size = stage.train.global_batch_size
+            first = (iteration - 1 - stage.first) * size
+            return PlanReader(plan, stage.name), range(
+                first, min(planned.num_samples, first + size)
+            )
     raise UserError(
-        f"iteration {iteration}: this plan has the iterations {before + 1} to {total} "
-        f"(global_batch_size {global_batch_size})"
+        f"iteration {iteration}: this plan has the iterations {stages[0].first + 1} to "
+        f"{stages[-1].end}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from megatron_math.base.config import LOCATION, Section
 from megatron_math.device.grid import Grid
@@ -39,6 +39,9 @@ class ParallelConfig(Grid):
         return self
 
 
+Schedule = Literal["cosine", "wsd", "multistep", "constant"]
+
+
 class PrecisionConfig(Section):
     """fp32, or half-precision weights and activations with fp32 gradients and master weights."""
 
@@ -66,6 +69,42 @@ class WandbConfig(Section):
     mode: Literal["online", "offline"] = "offline"
 
 
+class StageConfig(Section):
+    """A stage of blend with a schedule of its own; what is left out is the run's.
+
+    With `schedule` the run's min_lr and decay_share, which belong to the run's, are not taken.
+    """
+
+    weights: Literal["last", "best", "base"] = "last"
+    """What the stage begins with: the weights that the one before ended with, those of its
+    checkpoint with the lowest validation loss, or those that the run began with."""
+    best_of: int | None = Field(None, ge=1)
+    """With weights: best, how many of the last checkpoints are looked at; left out: all."""
+    optimizer: Literal["carried", "fresh"] = "carried"
+    """Moments of the same checkpoint, or none (and a loss scale from the start)."""
+    global_batch_size: int | None = Field(None, ge=1)
+    micro_batch_size: Annotated[int | None, LOCATION] = Field(None, ge=1)
+    lr: float | None = Field(None, gt=0)
+    min_lr: float | None = Field(None, ge=0)
+    schedule: Schedule | None = None
+    warmup_share: float | None = Field(None, ge=0, lt=1)
+    decay_share: float | None = Field(None, gt=0, lt=1)
+    weight_decay: float | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _begun(self) -> "StageConfig":
+        if self.best_of is not None and self.weights != "best":
+            raise ValueError(f"best_of has no effect with weights: {self.weights}")
+        if self.weights == "base" and self.optimizer == "carried":
+            raise ValueError("weights: base has no moments to carry; set optimizer: fresh")
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """Fields of TrainConfig that are given here."""
+        own = self.model_dump(exclude={"weights", "best_of", "optimizer"}, exclude_none=True)
+        return ({"min_lr": 0.0, "decay_share": None} if self.schedule else {}) | own
+
+
 class TrainConfig(Section):
     """One pass over the plan. Iterations follow from the plan's samples and the global batch."""
 
@@ -75,7 +114,7 @@ class TrainConfig(Section):
     """Samples in one forward pass of one process; the rest is gradient accumulation."""
     lr: float = Field(..., gt=0)
     min_lr: float = Field(0.0, ge=0)
-    schedule: Literal["cosine", "wsd", "multistep", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup_share: float = Field(0.01, ge=0, lt=1)
     """Share of all iterations with a linearly rising rate."""
     decay_share: float | None = Field(None, gt=0, lt=1)
@@ -96,8 +135,31 @@ class TrainConfig(Section):
     wandb: Annotated[WandbConfig | None, LOCATION] = None
     mock_data: Annotated[bool, LOCATION] = False
     """Random tokens in the plan's shapes, to price the loader: in 50_train_mock, never a result."""
-    stop_after: Annotated[int | None, LOCATION] = Field(None, ge=1)
-    """Stop on purpose after this iteration, with a checkpoint and exit code 75."""
+    stop_after: Annotated[Annotated[int, Field(ge=1)] | str | None, LOCATION] = None
+    """Stop on purpose after this iteration, or behind the stage of this name, with a checkpoint
+    and exit code 75."""
+    stages: dict[str, StageConfig] | None = None
+    """By name, stages of blend with a schedule of their own; the others share one."""
+
+    def of_stage(self, name: str) -> "TrainConfig":
+        """The settings in force in a stage."""
+        own = (self.stages or {}).get(name)
+        return self if own is None else TrainConfig.model_validate(self._with(own))
+
+    def _with(self, own: StageConfig) -> dict[str, Any]:
+        return self.model_dump(exclude={"stages"}) | own.settings()
+
+    @model_validator(mode="after")
+    def _stages_effective(self) -> "TrainConfig":
+        for name, own in (self.stages or {}).items():
+            try:
+                TrainConfig.model_validate(self._with(own))
+            except ValueError as error:
+                says = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+                raise ValueError(f"stages.{name}: {says}") from None
+            if own.weights == "best" and not self.validation_samples:
+                raise ValueError(f"stages.{name}.weights: best needs validation_samples")
+        return self
 
     @model_validator(mode="after")
     def _effective(self) -> "TrainConfig":

@@ -21,7 +21,9 @@ from megatron_math.dataset.plan import Plan
 from megatron_math.dataset.reader import PlanReader
 from megatron_math.device.open import pinned
 from megatron_math.model.context import own_tokens
+from megatron_math.train.config import TrainConfig
 from megatron_math.train.mock_data import MockReader
+from megatron_math.train.stages import TrainStage, stages_of
 
 STEPS_AHEAD = 2
 
@@ -42,7 +44,7 @@ class MicroBatch:
 
 
 class Feed:
-    """All stages of a plan, cut into global steps of `global_batch_size` samples.
+    """All stages of a plan, cut into global steps of their stage's `global_batch_size` samples.
 
     Steps are counted over the run: a plan that continues another begins at `first_iteration`.
     The last step of a stage may hold fewer samples than the batch; the missing ones are masked
@@ -54,9 +56,8 @@ class Feed:
     def __init__(
         self,
         plan: Plan,
+        train: TrainConfig,
         *,
-        global_batch_size: int,
-        micro_batch_size: int,
         data_rank: int,
         data_size: int,
         torch_device: torch.device,
@@ -65,7 +66,6 @@ class Feed:
         microbatch_groups: int = 1,
         mock_vocab_size: int | None = None,
     ) -> None:
-        assert global_batch_size % (micro_batch_size * data_size) == 0, "see run.check_batch"
         self.readers: list[PlanReader | MockReader] = [
             PlanReader(plan, stage.name)
             if mock_vocab_size is None
@@ -73,39 +73,37 @@ class Feed:
             for stage in plan.stages
         ]
         self.sources = list(dict.fromkeys(name for r in self.readers for name in r.sources))
-        self.global_batch_size = global_batch_size
-        self.micro_batch_size = micro_batch_size
-        self.num_microbatches = global_batch_size // (micro_batch_size * data_size)
+        self.stages = stages_of(train, plan)
         self._data_rank, self._data_size = data_rank, data_size
         self._torch_device = torch_device
         self._context = context_rank, context_size
         self._microbatch_groups = microbatch_groups
-        self._steps = [-(-reader.num_samples // global_batch_size) for reader in self.readers]
         self._history = plan.history
-        self.first_iteration = plan.history.iteration if plan.history else 0
-        self.num_iterations = self.first_iteration + sum(self._steps)
+        self.first_iteration = self.stages[0].first
+        self.num_iterations = self.stages[-1].end
         self.wait_seconds = 0.0
         """What the last call of `microbatches` waited for the data."""
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: dict[int, Future[list[MicroBatch]]] = {}
 
-    def stage_of(self, iteration: int) -> tuple[PlanReader | MockReader, int]:
-        """(reader, step within its stage) of global step `iteration`, counted from 0."""
+    def stage_at(self, iteration: int) -> TrainStage:
+        """The stage of global step `iteration`, counted from 0."""
+        return self.stages[self._number(iteration)]
+
+    def _number(self, iteration: int) -> int:
         assert self.first_iteration <= iteration < self.num_iterations, iteration
-        step = iteration - self.first_iteration
-        for reader, steps in zip(self.readers, self._steps, strict=True):
-            if step < steps:
-                return reader, step
-            step -= steps
-        raise AssertionError("the stages' steps are the plan's")
+        return next(n for n, stage in enumerate(self.stages) if iteration < stage.end)
+
+    def sequence_length(self, iteration: int) -> int:
+        """Tokens of a sample in global step `iteration`."""
+        return self.readers[self._number(iteration)].sequence_length
 
     def consumed_samples(self, iteration: int) -> int:
         """Samples of the run seen after `iteration` steps."""
         total = self._history.consumed_samples if self._history else 0
-        left = iteration - self.first_iteration
-        for reader, steps in zip(self.readers, self._steps, strict=True):
-            total += min(reader.num_samples, min(left, steps) * self.global_batch_size)
-            left = max(0, left - steps)
+        for reader, stage in zip(self.readers, self.stages, strict=True):
+            steps = max(0, min(iteration, stage.end) - stage.first)
+            total += min(reader.num_samples, steps * stage.train.global_batch_size)
         return total
 
     def data_state(self, iteration: int) -> dict[str, object]:
@@ -161,33 +159,35 @@ class Feed:
         return [self._on_device(batch) for batch in batches]
 
     def _read_step(self, iteration: int) -> list[MicroBatch]:
-        reader, _ = self.stage_of(iteration)
+        number = self._number(iteration)
+        reader, rows = self.readers[number], self.stages[number].train.micro_batch_size
         return [
-            self._read(reader, first, reader.num_samples, self._translation(reader))
+            self._read(reader, first, reader.num_samples, self._translation(reader), rows)
             for first in self.first_samples(iteration)
         ]
 
     def first_samples(self, iteration: int) -> list[int]:
         """The first sample, counted in its stage, of each micro-batch of this replica."""
-        _, step = self.stage_of(iteration)
-        first = step * self.global_batch_size
-        return [first + start for start in self._starts(self.num_microbatches)]
+        stage = self.stage_at(iteration)
+        rows = stage.train.micro_batch_size
+        first = (iteration - stage.first) * stage.train.global_batch_size
+        num_microbatches = stage.train.global_batch_size // (rows * self._data_size)
+        return [first + start for start in self._starts(num_microbatches, rows)]
 
     def validation(self, source: str, num_samples: int) -> Iterator[MicroBatch]:
         """Held-out samples of one source, divided over the replicas like a global step."""
-        reader = next(r for r in self.readers if source in r.sources)
+        number = next(n for n, reader in enumerate(self.readers) if source in reader.sources)
+        reader, rows = self.readers[number], self.stages[number].train.micro_batch_size
         assert isinstance(reader, PlanReader), "a mock run is not validated"
         held_out = reader.validation(source)
         num_samples = min(num_samples, held_out.num_samples)
-        rows = self.micro_batch_size * self._data_size
-        number = np.full(len(reader.sources), self.sources.index(source))
-        num_microbatches = -(-num_samples // rows)
+        own_number = np.full(len(reader.sources), self.sources.index(source))
+        num_microbatches = -(-num_samples // (rows * self._data_size))
         missing = -num_microbatches % self._microbatch_groups
-        for start in self._starts(num_microbatches + missing):
-            yield self._on_device(self._read(held_out, start, num_samples, number))
+        for start in self._starts(num_microbatches + missing, rows):
+            yield self._on_device(self._read(held_out, start, num_samples, own_number, rows))
 
-    def _starts(self, num_microbatches: int) -> list[int]:
-        rows = self.micro_batch_size
+    def _starts(self, num_microbatches: int, rows: int) -> list[int]:
         return [
             (number * self._data_size + self._data_rank) * rows
             for number in range(num_microbatches)
@@ -197,9 +197,11 @@ class Feed:
         """Source numbers of one stage -> source numbers of the whole plan."""
         return np.array([self.sources.index(name) for name in reader.sources])
 
-    def _read(self, reader: Any, first: int, end: int, source_numbers: np.ndarray) -> MicroBatch:
-        """One micro-batch on the host, where the device may fetch it."""
-        indices = np.arange(first, first + self.micro_batch_size)
+    def _read(
+        self, reader: Any, first: int, end: int, source_numbers: np.ndarray, rows: int
+    ) -> MicroBatch:
+        """One micro-batch of `rows` samples on the host, where the device may fetch it."""
+        indices = np.arange(first, first + rows)
         batch = reader.batch(np.where(indices < end, indices, 0))
         loss_mask_BS = np.where((indices < end)[:, None], batch.loss_mask_BS, np.float32(0))
 

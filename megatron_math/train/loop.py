@@ -10,12 +10,24 @@ from typing import Any
 import torch
 
 from megatron_math.base.files import write_json
+from megatron_math.base.log import log
 from megatron_math.checkpoint.folders import publish, sweep, temporary_folder
-from megatron_math.checkpoint.state import save_training_state
+from megatron_math.checkpoint.state import (
+    load_training_state,
+    load_weights,
+    save_training_state,
+)
+from megatron_math.device.optimizer_state import reset_optimizer_state
 from megatron_math.train.config import CheckpointConfig, TrainConfig
 from megatron_math.train.metrics import Metrics
 from megatron_math.train.optimizer import whole_weights
-from megatron_math.train.schedule import learning_rate
+from megatron_math.train.stages import (
+    VALIDATION,
+    best,
+    candidates,
+    kept_for_later,
+    stop_iteration,
+)
 from megatron_math.train.step import StepResult, Trainee, train_step, validation_step
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -36,9 +48,12 @@ class Run:
     trainee: Trainee
     train: TrainConfig
     checkpoint: CheckpointConfig
+    base: Path
+    """The weights that the run began with: a folder of a checkpoint."""
     save_folder: Path
     metrics: Metrics | None
-    flops_per_token: float
+    flops_per_token: Callable[[int], float]
+    """Of a sample of so many tokens."""
     add_files: Callable[[Path], None]
     """Puts model.json and the tokenizer into a checkpoint folder (rank 0)."""
 
@@ -46,46 +61,80 @@ class Run:
 def train_loop(run: Run, progress: Progress) -> bool:
     """Train from `progress` to the plan's end. False when stopped on request before it."""
     feed = run.trainee.feed
-    stop = _catch_stop_signals()
+    stop, stop_at = _catch_stop_signals(), stop_iteration(run.train, feed.stages)
+    ends = {stage.end for stage in feed.stages}
+    is_chosen_from = any(stage.start.weights == "best" for stage in feed.stages)
     with feed.reading_ahead(progress.iteration):
         if progress.iteration == feed.first_iteration:
             validate(run, progress)
         while progress.iteration < feed.num_iterations:
-            one_iteration(run, progress, feed.num_iterations)
-            last = progress.iteration == feed.num_iterations
-            if last or progress.iteration % run.train.validation_interval == 0:
-                validate(run, progress)
-            stopping = _any_rank(bool(stop), run) or progress.iteration == run.train.stop_after
-            if last or stopping or progress.iteration % run.checkpoint.interval == 0:
-                save(run, progress)
-            if stopping and not last:
+            begin_stage(run, progress)
+            one_iteration(run, progress)
+            at_end = progress.iteration in ends
+            stopping = _any_rank(bool(stop), run) or progress.iteration == stop_at
+            saving = at_end or stopping or progress.iteration % run.checkpoint.interval == 0
+            loss = None
+            due = at_end or progress.iteration % run.train.validation_interval == 0
+            if due or (saving and is_chosen_from):
+                loss = validate(run, progress)
+            if saving:
+                save(run, progress, loss)
+            if stopping and progress.iteration < feed.num_iterations:
                 return False
     return True
 
 
-def one_iteration(run: Run, progress: Progress, num_iterations: int) -> None:
+def begin_stage(run: Run, progress: Progress) -> None:
+    """Before a stage's first step: weights and moments as `train.stages` asks for.
+
+    A run that was stopped at the border comes through here again and finds the same checkpoints.
+    """
+    feed = run.trainee.feed
+    stage = feed.stage_at(progress.iteration)
+    start, is_fresh = stage.start, stage.start.optimizer == "fresh"
+    if progress.iteration != stage.first or (start.weights == "last" and not is_fresh):
+        return
+    if run.train.mock_data:
+        return  # without checkpoints there is nothing to begin with
+    models, optimizer = run.trainee.models, run.trainee.optimizer
+    with whole_weights(models):
+        if start.weights == "base":
+            load_weights(models, run.base)
+        elif start.weights == "best":
+            found = candidates(run.save_folder, feed.stages, feed.stages.index(stage))
+            chosen = best(found)
+            log.info("stage %s begins with %s", stage.name, chosen.folder.name)
+            load_training_state(models, optimizer, chosen.folder)
+        if is_fresh:
+            reset_optimizer_state(optimizer)
+
+
+def one_iteration(run: Run, progress: Progress) -> None:
     """One optimizer step and its line in metrics.jsonl."""
     started = time.perf_counter()
-    lr = learning_rate(run.train, progress.iteration, num_iterations)
-    result = train_step(run.trainee, progress.iteration, lr=lr, weight_decay=run.train.weight_decay)
+    stage = run.trainee.feed.stage_at(progress.iteration)
+    lr = stage.learning_rate(progress.iteration)
+    decay = stage.train.weight_decay
+    result = train_step(run.trainee, progress.iteration, lr=lr, weight_decay=decay)
     seconds = time.perf_counter() - started
     progress.iteration += 1
     if run.metrics is not None:
         progress.consumed_tokens += result.num_tokens
         row = _row(run, progress, result, lr=lr, seconds=seconds)
-        run.metrics.step(row, global_batch_size=run.train.global_batch_size)
+        run.metrics.step(row, global_batch_size=stage.train.global_batch_size)
 
 
 def _row(
     run: Run, progress: Progress, result: StepResult, *, lr: float, seconds: float
 ) -> dict[str, Any]:
     feed = run.trainee.feed
-    reader, _ = feed.stage_of(progress.iteration - 1)
-    tokens = run.train.global_batch_size * reader.sequence_length
-    flops = tokens * run.flops_per_token
+    stage = feed.stage_at(progress.iteration - 1)
+    sequence_length = feed.sequence_length(progress.iteration - 1)
+    tokens = stage.train.global_batch_size * sequence_length
+    flops = tokens * run.flops_per_token(sequence_length)
     return {
         "iteration": progress.iteration,
-        "stage": reader.stage,
+        "stage": stage.name,
         "consumed_samples": feed.consumed_samples(progress.iteration),
         "consumed_tokens": progress.consumed_tokens,
         "lm loss": result.loss,
@@ -101,10 +150,10 @@ def _row(
     }
 
 
-def validate(run: Run, progress: Progress) -> None:
-    """Held-out loss of every source."""
+def validate(run: Run, progress: Progress) -> float | None:
+    """Held-out loss of every source; its mean over all tokens, None where it is not known here."""
     if run.train.validation_samples == 0 or run.train.mock_data:
-        return
+        return None
     results = {}
     with whole_weights(run.trainee.models):
         for source in run.trainee.feed.sources:
@@ -114,9 +163,11 @@ def validate(run: Run, progress: Progress) -> None:
     if run.metrics is not None:
         samples = run.trainee.feed.consumed_samples(progress.iteration)
         run.metrics.validation(progress.iteration, samples, results)
+    num_tokens = sum(count for _, count in results.values())
+    return sum(loss * count for loss, count in results.values()) / num_tokens if results else None
 
 
-def save(run: Run, progress: Progress) -> None:
+def save(run: Run, progress: Progress, validation_loss: float | None) -> None:
     """Write a checkpoint under a temporary name, seal it, name it, prune the old ones."""
     if run.train.mock_data:
         return
@@ -126,8 +177,8 @@ def save(run: Run, progress: Progress) -> None:
         name = [str(temporary_folder(run.save_folder, progress.iteration))]
     torch.distributed.broadcast_object_list(name, src=0)
     # Tokens are counted where the losses are: on the last rank.
-    tokens = torch.tensor([progress.consumed_tokens], device=device.torch_device)
-    torch.distributed.broadcast(tokens, src=device.world - 1)
+    counted: list[Any] = [progress.consumed_tokens, validation_loss]
+    torch.distributed.broadcast_object_list(counted, src=device.world - 1)
     folder = Path(str(name[0]))
     with whole_weights(run.trainee.models):
         save_training_state(
@@ -136,10 +187,13 @@ def save(run: Run, progress: Progress) -> None:
     device.barrier()
     if device.rank == 0:
         data_state = run.trainee.feed.data_state(progress.iteration)
-        write_json(folder / "data_state.json", data_state | {"consumed_tokens": int(tokens)})
+        write_json(folder / "data_state.json", data_state | {"consumed_tokens": counted[0]})
+        if counted[1] is not None:
+            write_json(folder / VALIDATION, {"loss": counted[1]})
         run.add_files(folder)
         publish(folder, run.save_folder, progress.iteration)
-        sweep(run.save_folder, keep=run.checkpoint.keep)
+        kept = kept_for_later(run.save_folder, run.trainee.feed.stages, progress.iteration)
+        sweep(run.save_folder, keep=run.checkpoint.keep, always=kept)
     device.barrier()
 
 

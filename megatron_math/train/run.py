@@ -37,6 +37,7 @@ from megatron_math.train.config import (
     PrecisionConfig,
     TrainConfig,
 )
+from megatron_math.train.stages import stages_of, stop_iteration
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def run(road: Road) -> Stage:
     refuse_other_run(order)
     launched = launched_ranks()
     world = launched[1] if launched else local_world(order.parallel)
-    check_batch(order.train, order.parallel.grid, world)
+    check_stages(order.train, order.plan, order.parallel.grid, world)
     if launched is None:
         order.stage.begin()
         _start_ranks(road, order)
@@ -111,7 +112,7 @@ def train_rank(road: Road, order: Order) -> None:
 
     from megatron_math.checkpoint.state import load_training_state, load_weights
     from megatron_math.device.open import open_device
-    from megatron_math.model.build import build_model
+    from megatron_math.model.build import build_model, check_grid
     from megatron_math.train.feed import Feed
     from megatron_math.train.loop import Progress, Run, train_loop
     from megatron_math.train.metrics import Metrics
@@ -121,8 +122,7 @@ def train_rank(road: Road, order: Order) -> None:
     with open_device(order.parallel.grid, road.seed) as device:
         feed = Feed(
             order.plan,
-            global_batch_size=order.train.global_batch_size,
-            micro_batch_size=order.train.micro_batch_size,
+            order.train,
             data_rank=device.data_rank,
             data_size=device.data_size,
             torch_device=device.torch_device,
@@ -136,6 +136,8 @@ def train_rank(road: Road, order: Order) -> None:
                 "mock data: random tokens in the plan's shapes; this run prices the loader, so "
                 "validation, checkpoints and everything after training are left out"
             )
+        for reader in feed.readers:
+            check_grid(order.model, order.parallel.grid, reader.sequence_length)
         sequence_length = max(reader.sequence_length for reader in feed.readers)
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         dtype = dtypes[order.precision.dtype]
@@ -185,9 +187,10 @@ def train_rank(road: Road, order: Order) -> None:
                 trainee=trainee,
                 train=order.train,
                 checkpoint=order.checkpoint,
+                base=open_checkpoint(order.start).folder,
                 save_folder=order.save_folder,
                 metrics=metrics,
-                flops_per_token=training_flops_per_token(order.model, sequence_length),
+                flops_per_token=lambda length: training_flops_per_token(order.model, length),
                 add_files=lambda folder: _add_files(order, folder),
             ),
             progress,
@@ -256,6 +259,14 @@ def local_world(parallel: ParallelConfig) -> int:
     """Processes to start here: one copy of the model, times the replicas asked for or possible."""
     model = parallel.grid.model
     return model * (parallel.replicas or max(1, gpus_here() // model))
+
+
+def check_stages(train: TrainConfig, plan: Plan, grid: Grid, world: int) -> None:
+    """The settings of every stage must fit the plan and the processes. Raises UserError."""
+    stages = stages_of(train, plan)
+    stop_iteration(train, stages)  # names a stage that is there
+    for stage in stages:
+        check_batch(stage.train, grid, world)
 
 
 def check_batch(train: TrainConfig, grid: Grid, world: int) -> None:

@@ -80,7 +80,7 @@ def _run(
         model=list(trainee.models),
         num_microbatches=len(microbatches),
         seq_length=microbatches[0].document_ids_BS.size(1),  # core cuts it by the context ranks
-        micro_batch_size=trainee.feed.micro_batch_size,
+        micro_batch_size=microbatches[0].tokens_BP.size(0),
         forward_only=forward_only,
     )
     if not trainee.device.is_last_stage:

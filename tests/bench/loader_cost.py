@@ -112,12 +112,14 @@ def reading_ms(road: Path) -> float:
     import torch
 
     from megatron_math.dataset.plan import load_plan
+    from megatron_math.train.config import TrainConfig
     from megatron_math.train.feed import Feed
 
     feed = Feed(
         load_plan(road.parent / "runs" / "loader_cost" / "40_blend"),
-        global_batch_size=GLOBAL_BATCH_SIZE,
-        micro_batch_size=GLOBAL_BATCH_SIZE,
+        TrainConfig(
+            global_batch_size=GLOBAL_BATCH_SIZE, micro_batch_size=GLOBAL_BATCH_SIZE, lr=1e-3
+        ),
         data_rank=0,
         data_size=1,
         torch_device=torch.device("cpu"),

@@ -84,6 +84,7 @@ def test_replicas_and_restarts_read_the_same_samples(
     """
     import torch
 
+    from megatron_math.train.config import TrainConfig
     from megatron_math.train.feed import Feed
 
     global_batch, micro_batch = 2_000, 125
@@ -98,8 +99,7 @@ def test_replicas_and_restarts_read_the_same_samples(
         for first, end in ((0, stopped_after), (stopped_after, steps)):
             feed = Feed(
                 plans[0],
-                global_batch_size=global_batch,
-                micro_batch_size=micro_batch,
+                TrainConfig(global_batch_size=global_batch, micro_batch_size=micro_batch, lr=1e-3),
                 data_rank=rank,
                 data_size=replicas,
                 torch_device=torch.device("cpu"),

@@ -112,12 +112,12 @@ def test_batch_is_what_training_is_fed(road: Road) -> None:
     import torch
 
     from megatron_math.dataset.plan import load_plan
+    from megatron_math.train.config import TrainConfig
     from megatron_math.train.feed import Feed
 
     feed = Feed(
         load_plan(road.folder("40_blend")),
-        global_batch_size=6,
-        micro_batch_size=6,
+        TrainConfig(global_batch_size=6, micro_batch_size=6, lr=1e-3),
         data_rank=0,
         data_size=1,
         torch_device=torch.device("cpu"),
@@ -127,8 +127,8 @@ def test_batch_is_what_training_is_fed(road: Road) -> None:
         facts = inspect_batch(road, iteration=iteration, num_samples=6)
         (fed,) = feed.microbatches(iteration - 1)
         for row, sample in enumerate(facts["samples"]):
-            fed_ids = [*fed.tokens_BS[row].tolist(), int(fed.labels_BS[row, -1])]
-            fed_loss = [False, *(fed.loss_mask_BS[row] > 0).tolist()]
+            fed_ids = [*fed.tokens_BP[row].tolist(), int(fed.labels_BP[row, -1])]
+            fed_loss = [False, *(fed.loss_mask_BP[row] > 0).tolist()]
             parts = [part for document in sample["documents"] for part in document["parts"]]
             ids = [identity for part in parts for identity in part["ids"]]
             loss = [part["loss"] for part in parts for _ in part["ids"]]

@@ -14,6 +14,7 @@ from megatron_math.blend.run import run as blend
 from megatron_math.checkpoint.folders import open_checkpoint
 from megatron_math.dataset.plan import load_plan
 from megatron_math.inspect.batch import samples_of
+from megatron_math.train.config import TrainConfig
 from megatron_math.train.run import run
 
 STEPS, STOPPED_AFTER = 16, 6
@@ -77,10 +78,11 @@ def test_the_same_mix_goes_on_as_if_nothing_had_happened(copy_of, stopped) -> No
         (STEPS - STOPPED_AFTER) * 8,
     ]
     plan = load_plan(continued.folder("40_blend"))
-    _, samples = samples_of(plan, STOPPED_AFTER + 2, 8)
+    train = continued.section("train", TrainConfig)
+    _, samples = samples_of(plan, STOPPED_AFTER + 2, train)
     assert samples == range(8, 16)
-    with pytest.raises(UserError, match=f"has the iterations {STOPPED_AFTER + 1} to {STEPS} "):
-        samples_of(plan, STOPPED_AFTER, 8)
+    with pytest.raises(UserError, match=f"has the iterations {STOPPED_AFTER + 1} to {STEPS}$"):
+        samples_of(plan, STOPPED_AFTER, train)
 
 
 def test_another_mix_in_a_continued_run_that_is_stopped_and_goes_on(copy_of, stopped) -> None:

@@ -33,8 +33,7 @@ def feed_of(prepared: Path):
     def make(data_rank: int = 0, data_size: int = 1, **options) -> Feed:
         return Feed(
             load_plan(prepared / "runs/road/40_blend"),
-            global_batch_size=8,
-            micro_batch_size=2,
+            TrainConfig(global_batch_size=8, micro_batch_size=2, lr=1e-3),
             data_rank=data_rank,
             data_size=data_size,
             torch_device=torch.device("cpu"),
@@ -98,7 +97,7 @@ def fail_at(feed: Feed, step: int, monkeypatch) -> None:
     original = reader.batch
 
     def a_disk_that_breaks(indices):
-        if max(indices) >= step * feed.global_batch_size:
+        if max(indices) >= step * 8:
             raise OSError(5, "Input/output error")
         return original(indices)
 
