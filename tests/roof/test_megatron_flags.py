@@ -68,13 +68,12 @@ def test_every_shipped_road_to_flags_and_back(path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("MEGATRON_MATH_DATA", "/data")
     changes = ["base={preset: tiny}"] if "base: {run:" in path.read_text() else []
     settings = settings_of(Road.load(path, changes))
+    if "blend.tokens" not in settings:  # epochs: the length is known when the data is
+        batch = settings["train.global_batch_size"] * settings["blend.sequence_length"]
+        settings["blend.tokens"] = 10_000 * batch
     words = write_flags(settings)
     if "--data-path" not in words:  # groups, quotas or several stages: the mix has no flag
         words += ["--data-path", "x"]
-    if not {"--train-iters", "--train-samples"} & {*words}:
-        words += ["--train-iters", "1"]
-    if "--seq-length" not in words:
-        words += ["--seq-length", "2048"]
     again = read_flags(shlex.join(words))
     assert {name: again[name] for name in settings} == settings
     assert len(settings) > 40
