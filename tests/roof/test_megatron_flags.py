@@ -10,16 +10,14 @@ from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
 from megatron_math.blend.config import BlendConfig
 from megatron_math.cli import main
-from megatron_math.megatron_flags import (
+from megatron_math.megatron_flags.groups import GROUP_SETTINGS
+from megatron_math.megatron_flags.road import SECTIONS, as_road, settings_of
+from megatron_math.megatron_flags.table import (
     ALWAYS,
-    GROUP_SETTINGS,
     REFUSED,
     ROWS,
-    SECTIONS,
-    as_road,
     known_flags,
     read_flags,
-    settings_of,
     write_flags,
 )
 from megatron_math.model.config import ModelConfig
