@@ -192,21 +192,22 @@ def train(
     A dry run builds single ranks of a world of any size, without GPUs and without memory."""
     overrides = [*(overrides or []), *(["train.mock_data=true"] if mock_data else [])]
     if megatron_flags is not None or as_megatron_flags:
-        from megatron_math import megatron_flags as table
+        from megatron_math.megatron_flags import road as roads
+        from megatron_math.megatron_flags import table
 
         if yaml is None and megatron_flags is not None:
             if overrides or dry_run or as_megatron_flags:
                 raise UserError("--megatron-flags alone prints a road file; name one to train it")
-            text = table.as_road(table.read_flags(megatron_flags))
-            table.check_road(text)
+            text = roads.as_road(table.read_flags(megatron_flags))
+            roads.check_road(text)
             typer.echo(text, nl=False)
             return
         if yaml is not None and megatron_flags is not None:
-            beneath = table.settings_of(Road.load(yaml, overrides, runs))
-            overrides += table.as_overrides(table.read_flags(megatron_flags, beneath))
+            beneath = roads.settings_of(Road.load(yaml, overrides, runs))
+            overrides += roads.as_overrides(table.read_flags(megatron_flags, beneath))
             log.info("the flags mean: %s", " ".join(overrides))
         if yaml is not None and as_megatron_flags:
-            settings = table.settings_of(Road.load(yaml, overrides, runs))
+            settings = roads.settings_of(Road.load(yaml, overrides, runs))
             typer.echo(shlex.join(table.write_flags(settings)))
             return
     if yaml is None:

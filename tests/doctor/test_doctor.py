@@ -74,7 +74,7 @@ def test_pypis_apex_is_told_from_nvidias(tmp_path: Path) -> None:
 def test_the_whole_command_with_planted_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Core falls back beside PyPI's apex, a broken engine is not used: nothing stops training."""
+    """Core falls back beside PyPI's apex, and a broken engine is not used."""
     plant_web_apex(tmp_path)
     plant(tmp_path, "gigatoken", "raise ImportError('no GLIBC')")
     monkeypatch.syspath_prepend(str(tmp_path))

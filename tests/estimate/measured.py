@@ -64,8 +64,9 @@ def state_bytes(layout: Layout, device: Device) -> dict[str, int]:
     dtype = torch.float32 if layout.precision == "fp32" else torch.bfloat16
     models = build(layout, MODEL, device)
     weights = sum(size(p) for model in models for p in model.parameters())
-    chunks = wrap_for_training(models, dtype)
-    optimizer = build_optimizer(chunks, TrainConfig(global_batch_size=4, lr=1e-3), dtype)
+    chunks = wrap_for_training(models, dtype, overlap=False)
+    train = TrainConfig(global_batch_size=4, lr=1e-3)
+    optimizer = build_optimizer(chunks, train, dtype, overlap=False)
     for chunk in chunks:
         for parameter in chunk.parameters():
             parameter.main_grad.normal_()

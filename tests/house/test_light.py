@@ -18,6 +18,9 @@ LIGHT = (
     "megatron_math.evaluate.run",
     "megatron_math.dataset.reader",
     "megatron_math.estimate.verb",
+    "megatron_math.dry_run",
+    "megatron_math.doctor.run",
+    "megatron_math.megatron_flags.road",
 )
 
 

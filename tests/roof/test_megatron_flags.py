@@ -10,16 +10,14 @@ from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
 from megatron_math.blend.config import BlendConfig
 from megatron_math.cli import main
-from megatron_math.megatron_flags import (
+from megatron_math.megatron_flags.groups import GROUP_SETTINGS
+from megatron_math.megatron_flags.road import SECTIONS, as_road, settings_of
+from megatron_math.megatron_flags.table import (
     ALWAYS,
-    GROUP_SETTINGS,
     REFUSED,
     ROWS,
-    SECTIONS,
-    as_road,
     known_flags,
     read_flags,
-    settings_of,
     write_flags,
 )
 from megatron_math.model.config import ModelConfig
@@ -68,13 +66,12 @@ def test_every_shipped_road_to_flags_and_back(path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("MEGATRON_MATH_DATA", "/data")
     changes = ["base={preset: tiny}"] if "base: {run:" in path.read_text() else []
     settings = settings_of(Road.load(path, changes))
+    if "blend.tokens" not in settings:  # epochs: the length is known when the data is
+        batch = settings["train.global_batch_size"] * settings["blend.sequence_length"]
+        settings["blend.tokens"] = 10_000 * batch
     words = write_flags(settings)
     if "--data-path" not in words:  # groups, quotas or several stages: the mix has no flag
         words += ["--data-path", "x"]
-    if not {"--train-iters", "--train-samples"} & {*words}:
-        words += ["--train-iters", "1"]
-    if "--seq-length" not in words:
-        words += ["--seq-length", "2048"]
     again = read_flags(shlex.join(words))
     assert {name: again[name] for name in settings} == settings
     assert len(settings) > 40
