@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from megatron_math.dataset.plan import Plan
-from megatron_math.dataset.reader import PlanReader
+from megatron_math.dataset.reader import PlanReader, ValidationReader
 from megatron_math.device.open import pinned
 from megatron_math.model.context import own_tokens
 from megatron_math.train.mock_data import MockReader
@@ -39,6 +39,8 @@ class MicroBatch:
     position_ids_BP: torch.Tensor
     document_ids_BS: torch.Tensor
     source_B: torch.Tensor
+    padding_BP: torch.Tensor | None = None
+    """True where a token is padding; read for models with experts, in training only."""
 
 
 class Feed:
@@ -47,7 +49,8 @@ class Feed:
     Steps are counted over the run: a plan that continues another begins at `first_iteration`.
     The last step of a stage may hold fewer samples than the batch; the missing ones are masked
     out, so no sample is dropped and none is invented. With `mock_vocab_size` the samples are
-    random ids below it and no index is read.
+    random ids below it and no index is read. marks_padding: micro-batches of training say which
+    tokens are padding; all of the missing samples are.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Feed:
         context_rank: int = 0,
         context_size: int = 1,
         mock_vocab_size: int | None = None,
+        marks_padding: bool = False,
     ) -> None:
         assert global_batch_size % (micro_batch_size * data_size) == 0, "see run.check_batch"
         self.readers: list[PlanReader | MockReader] = [
@@ -77,6 +81,7 @@ class Feed:
         self._data_rank, self._data_size = data_rank, data_size
         self._torch_device = torch_device
         self._context = context_rank, context_size
+        self._marks_padding = marks_padding
         self._steps = [-(-reader.num_samples // global_batch_size) for reader in self.readers]
         self._history = plan.history
         self.first_iteration = plan.history.iteration if plan.history else 0
@@ -192,6 +197,10 @@ class Feed:
         indices = np.arange(first, first + self.micro_batch_size)
         batch = reader.batch(np.where(indices < end, indices, 0))
         loss_mask_BS = np.where((indices < end)[:, None], batch.loss_mask_BS, np.float32(0))
+        padding_BS = None
+        if self._marks_padding and not isinstance(reader, ValidationReader):
+            real_BS = reader.real_tokens(np.where(indices < end, indices, 0))
+            padding_BS = ~(real_BS & (indices < end)[:, None])
 
         def tensor(array: np.ndarray) -> torch.Tensor:
             return pinned(torch.from_numpy(np.ascontiguousarray(array)), self._torch_device)
@@ -207,12 +216,13 @@ class Feed:
             position_ids_BP=own(batch.position_ids_BS),
             document_ids_BS=torch.from_numpy(np.ascontiguousarray(batch.document_ids_BS)),
             source_B=tensor(source_numbers[batch.source_B].astype(np.int64)),
+            padding_BP=None if padding_BS is None else own(padding_BS),
         )
 
     def _on_device(self, batch: MicroBatch) -> MicroBatch:
         moved = {
-            field.name: getattr(batch, field.name).to(self._torch_device, non_blocking=True)
+            field.name: value.to(self._torch_device, non_blocking=True)
             for field in fields(batch)
-            if field.name != "document_ids_BS"
+            if field.name != "document_ids_BS" and (value := getattr(batch, field.name)) is not None
         }
         return replace(batch, **moved)
