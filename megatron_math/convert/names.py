@@ -106,9 +106,7 @@ def _layer_rows(config: ModelConfig, core: str, hf: str) -> Iterator[Row]:
 def _mlp_rows(config: ModelConfig, core: str, names: tuple[str, ...]) -> Iterator[Row]:
     """`names` of gate, up and down."""
     hidden, ffn = config.hidden_size, config.ffn_hidden_size
-    yield Row(
-        core + "linear_fc1.weight", names[:2], "gate_up", ((ffn, hidden), (ffn, hidden))
-    )
+    yield Row(core + "linear_fc1.weight", names[:2], "gate_up", ((ffn, hidden), (ffn, hidden)))
     yield Row(core + "linear_fc2.weight", names[2:], "copy", ((hidden, ffn),))
 
 

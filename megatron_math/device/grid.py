@@ -63,9 +63,10 @@ class Grid(Section):
                 f"start a multiple of {self.model} processes or change the section `parallel`"
             )
         data = world // self.model
-        if (world // self.pipeline) % self.expert:
+        on_one_stage = world // self.pipeline
+        if on_one_stage % self.expert:
             raise UserError(
                 f"asked expert {self.expert} does not divide tensor {self.tensor} x context "
-                f"{self.context} x data {data} = {world // self.pipeline} (world {world}, {product})"
+                f"{self.context} x data {data} = {on_one_stage} (world {world}, {product})"
             )
         return data

@@ -68,9 +68,7 @@ def load_optimizer_state(optimizer: MegatronOptimizer, state: dict[Any, Any]) ->
                 entry["step"] = step.clone()
 
 
-def _groups_for(
-    part: DistributedOptimizer, written: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _groups_for(part: DistributedOptimizer, written: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The written group of the same multipliers for each group, whether of experts or not."""
 
     def multipliers(group: dict[str, Any]) -> tuple[Any, ...]:

@@ -301,8 +301,9 @@ def torch_block_spec(num_layers: int, balance: Balance | None) -> TransformerBlo
 def te_block_spec(num_layers: int, balance: Balance | None) -> TransformerBlockSubmodules:
     """`num_layers` layers and the final norm of core's own Transformer Engine spec.
 
-    For GPUs; with `balance` the layers have experts, multiplied together (grouped). It has not yet run on one in this project: only its construction from core's public
-    functions is written down here, and `model.gpt` turns document ids into packed sequences.
+    For GPUs; with `balance` the layers have experts, multiplied together (grouped). It has not yet
+    run on one in this project: only its construction from core's public functions is written down
+    here, and `model.gpt` turns document ids into packed sequences.
     """
     from megatron.core.extensions.transformer_engine import TENorm
     from megatron.core.models.gpt.gpt_layer_specs import (

@@ -36,6 +36,7 @@ def feed_of(prepared: Path):
             data_rank=data_rank,
             data_size=data_size,
             torch_device=torch.device("cpu"),
+            marks_padding=True,
             **options,
         )
 
