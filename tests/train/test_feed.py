@@ -52,6 +52,20 @@ def equal(one: list, other: list) -> bool:
     )
 
 
+def test_padding_is_marked_and_so_are_samples_that_are_missing(feed_of) -> None:
+    feed = feed_of()
+    reader = feed.readers[0]
+    missing = feed.num_iterations * 8 - reader.num_samples
+    assert missing > 0  # the last step is not full
+    steps = [feed.microbatches(iteration) for iteration in range(feed.num_iterations)]
+    batches = [batch for step in steps for batch in step]
+    padding_BS = torch.cat([batch.padding_BP for batch in batches])
+    assert padding_BS[-missing:].all()
+    assert not padding_BS[:-missing].all(1).any()
+    assert padding_BS[:-missing].any()
+    assert not torch.cat([batch.loss_mask_BP for batch in batches])[padding_BS].any()
+
+
 def feed_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("feed")]
 
