@@ -48,7 +48,8 @@ def open_model(config: ModelConfig, dtype: torch.dtype, *, seed: int, fresh: boo
 
 def parameters_by_name(model: GPT, table: list[Row]) -> dict[str, torch.nn.Parameter]:
     """Parameters under their canonical names; they are exactly the table's."""
-    parameters = {canonical_name(name): p for name, p in model.named_parameters()}
+    config = model.model_config
+    parameters = {canonical_name(name, config): p for name, p in model.named_parameters()}
     different = set(parameters) ^ {row.core for row in table}
     assert not different, f"the table of names does not fit the model: {sorted(different)}"
     return parameters

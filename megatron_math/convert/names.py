@@ -2,7 +2,8 @@
 
 Torch-free. Core's names are the canonical ones of its checkpoints (Transformer Engine's fused
 layout); a model built without Transformer Engine keeps the norms in modules of their own, which
-`canonical_name` maps. The families share the table: what differs (ties, biases) follows from the
+`canonical_name` maps. Experts are named as one process holds them, each by itself; a checkpoint
+stacks them. The families share the table: what differs (ties, biases, experts) follows from the
 configuration.
 """
 
@@ -58,7 +59,7 @@ def name_table(config: ModelConfig) -> list[Row]:
 
 
 def _layer_rows(config: ModelConfig, core: str, hf: str) -> Iterator[Row]:
-    hidden, ffn = config.hidden_size, config.ffn_hidden_size
+    hidden = config.hidden_size
     query = config.num_attention_heads * config.head_dim
     key = config.num_query_groups * config.head_dim
     projections = [hf + f"self_attn.{name}_proj" for name in "qkv"]
@@ -87,33 +88,39 @@ def _layer_rows(config: ModelConfig, core: str, hf: str) -> Iterator[Row]:
         "copy",
         ((hidden, query),),
     )
-    yield Row(
-        core + "mlp.linear_fc1.layer_norm_weight",
-        (hf + "post_attention_layernorm.weight",),
-        "copy",
-        ((hidden,),),
-    )
-    yield Row(
-        core + "mlp.linear_fc1.weight",
-        (hf + "mlp.gate_proj.weight", hf + "mlp.up_proj.weight"),
-        "gate_up",
-        ((ffn, hidden), (ffn, hidden)),
-    )
-    yield Row(
-        core + "mlp.linear_fc2.weight", (hf + "mlp.down_proj.weight",), "copy", ((hidden, ffn),)
-    )
+    experts = config.num_experts
+    norm = "mlp.linear_fc1.layer_norm_weight" if experts is None else "pre_mlp_layernorm.weight"
+    yield Row(core + norm, (hf + "post_attention_layernorm.weight",), "copy", ((hidden,),))
+    if experts is None:
+        names = tuple(f"{hf}mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
+        yield from _mlp_rows(config, core + "mlp.", names)
+        return
+    gate = hf + "block_sparse_moe.gate.weight"
+    yield Row(core + "mlp.router.weight", (gate,), "copy", ((experts, hidden),))
+    for expert in range(experts):
+        own = f"{hf}block_sparse_moe.experts.{expert}."
+        names = tuple(f"{own}{name}.weight" for name in ("w1", "w3", "w2"))
+        yield from _mlp_rows(config, f"{core}mlp.experts.local_experts.{expert}.", names)
 
 
-# Modules of the layer spec without Transformer Engine -> the fused names of the checkpoint.
+def _mlp_rows(config: ModelConfig, core: str, names: tuple[str, ...]) -> Iterator[Row]:
+    """`names` of gate, up and down."""
+    hidden, ffn = config.hidden_size, config.ffn_hidden_size
+    yield Row(core + "linear_fc1.weight", names[:2], "gate_up", ((ffn, hidden), (ffn, hidden)))
+    yield Row(core + "linear_fc2.weight", names[2:], "copy", ((hidden, ffn),))
+
+
+# Modules of the layer spec without Transformer Engine -> the fused names of the checkpoint. A norm
+# before a router is fused in neither.
 _UNFUSED_NORMS = {
     ".input_layernorm.weight": ".self_attention.linear_qkv.layer_norm_weight",
     ".pre_mlp_layernorm.weight": ".mlp.linear_fc1.layer_norm_weight",
 }
 
 
-def canonical_name(parameter: str) -> str:
+def canonical_name(parameter: str, config: ModelConfig) -> str:
     """The checkpoint's name of a parameter as `named_parameters()` spells it."""
     for unfused, fused in _UNFUSED_NORMS.items():
-        if parameter.endswith(unfused):
+        if parameter.endswith(unfused) and not (config.num_experts and ".mlp." in fused):
             return parameter.removesuffix(unfused) + fused
     return parameter

@@ -36,16 +36,30 @@ def receipt_tokens(config: ModelConfig) -> torch.Tensor:
 
 
 def receipt_dtype(dtype: torch.dtype, asked: str, config: ModelConfig) -> torch.dtype:
-    """The type to compute logits in; UserError when this machine has no room for fp32."""
-    if asked == "weights" or dtype == torch.float32:
+    """The type to compute logits in; UserError when this machine has no room for fp32.
+
+    Nor is a model with experts compared in a shorter type: rounding turns choices of a router over,
+    and logits of equal weights differed by 1.5 of 5.1 (two layers, bf16 and fp16, 2026-11-22).
+    """
+    if dtype == torch.float32:
+        return dtype
+    has_experts = config.num_experts is not None
+    if asked == "weights":
+        if has_experts:
+            raise UserError(
+                f"convert.receipt_dtype weights was asked of a model with experts in "
+                f"{DTYPE_NAMES[dtype]}, where rounding decides which expert works on a token; "
+                "compare in fp32"
+            )
         return dtype
     needed_bytes = int(4.4 * config.num_parameters())  # one model at a time, and activations
     available_bytes = _available_bytes()
     if available_bytes is not None and needed_bytes > available_bytes:
+        other = f", or set convert.receipt_dtype to weights (computed in {DTYPE_NAMES[dtype]})"
         raise UserError(
             f"comparing logits in fp32 needs about {needed_bytes / 1e9:.0f} GB of memory and "
-            f"{available_bytes / 1e9:.0f} GB are available; take a larger machine, or set "
-            f"convert.receipt_dtype to weights (computed in {DTYPE_NAMES[dtype]})"
+            f"{available_bytes / 1e9:.0f} GB are available; take a larger machine"
+            + ("" if has_experts else other)
         )
     return torch.float32
 

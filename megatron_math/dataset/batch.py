@@ -4,6 +4,7 @@ B samples of a batch, S sequence length, P pieces.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,20 @@ class Reading:
     pad_id: int
     attend_across: bool = False
     loss_roles: tuple[str, ...] | None = None  # None: every token counts
+
+
+def real_tokens(layout: Layout, sequence_length: int) -> npt.NDArray[np.bool_]:
+    """Of each sample [B, S], which inputs are tokens of a document and not padding."""
+    tokens_P, padding_P = layout.pieces_P5[:, 2], layout.pieces_P5[:, 3]
+    ends_P = (tokens_P + padding_P).cumsum()  # in slots, over all samples
+    firsts_P = ends_P - tokens_P - padding_P
+    real_BS = np.zeros((len(layout.starts) - 1, sequence_length), dtype=bool)
+    for real_S, (first, end) in zip(real_BS, pairwise(layout.starts), strict=True):
+        origin = firsts_P[first] if first < end else 0
+        for piece in range(first, end):
+            begin = firsts_P[piece] - origin
+            real_S[begin : begin + tokens_P[piece]] = True
+    return real_BS
 
 
 def read_rows(

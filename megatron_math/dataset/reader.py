@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_math.base.errors import UserError
-from megatron_math.dataset.batch import Batch, Reading, read_rows
+from megatron_math.dataset.batch import Batch, Reading, read_rows, real_tokens
 from megatron_math.dataset.documents import IndexedDocuments
 from megatron_math.dataset.plan import Plan, PlanSource
 from megatron_math.dataset.stream import Cache, Mark, Stream
@@ -76,6 +76,16 @@ class PlanReader:
             index, stream, reading = self._source(source)
             read_rows(index, stream.layouts(numbers), reading, into=rows, row_numbers=places)
         return Batch.of(rows, source_B)
+
+    def real_tokens(self, sample_indices: SampleNumbers) -> npt.NDArray[np.bool_]:
+        """[B, S]: which inputs of `batch(sample_indices)` are no padding."""
+        source_B, number_B = self._locate(sample_indices)
+        real_BS = np.empty((len(source_B), self.sequence_length), dtype=bool)
+        for source in set(source_B.tolist()):
+            places = np.flatnonzero(source_B == source)
+            layout = self.stream(source).layouts(number_B[places])
+            real_BS[places] = real_tokens(layout, self.sequence_length)
+        return real_BS
 
     def _source(self, source: int) -> tuple[IndexedDocuments, Stream, Reading]:
         if source not in self._sources:

@@ -21,7 +21,11 @@ class Grid(Section):
         default=1, ge=1, description="layer chunks per pipeline stage (interleaving)"
     )
     context: int = Field(default=1, ge=1, description="ways the sequence is cut")
-    expert: int = Field(default=1, ge=1, description="ways the experts are cut")
+    expert: int = Field(
+        default=1,
+        ge=1,
+        description="ways the experts of a layer are dealt out, among all that hold the same layer",
+    )
     sequence: bool = Field(
         default=False, description="cut norms and dropouts along the sequence, too"
     )
@@ -64,9 +68,10 @@ class Grid(Section):
                 f"start a multiple of {self.model} processes or change the section `parallel`"
             )
         data = world // self.model
-        if (data * self.context) % self.expert:
+        on_one_stage = world // self.pipeline
+        if on_one_stage % self.expert:
             raise UserError(
-                f"asked expert {self.expert} does not divide data {data} x context "
-                f"{self.context} = {data * self.context} (world {world}, {product})"
+                f"asked expert {self.expert} does not divide tensor {self.tensor} x context "
+                f"{self.context} x data {data} = {on_one_stage} (world {world}, {product})"
             )
         return data

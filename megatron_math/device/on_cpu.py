@@ -75,6 +75,21 @@ def _with_cuda_name(original: Callable[..., Any]) -> Callable[..., Any]:
     return type_of
 
 
+def _with_lists(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The expert dispatcher's copies to the host, where they are: sizes as gloo wants them."""
+
+    def on_host(self: Any, point: str, tokens_per_expert: Any = None) -> Any:
+        if point == self.cuda_dtoh_point:
+            for name in ("input_splits", "output_splits"):
+                sizes = getattr(self, name)
+                setattr(self, name, None if sizes is None else sizes.tolist())
+        return tokens_per_expert
+
+    return on_host
+
+
+_DISPATCHER = "megatron.core.transformer.moe.token_dispatcher.MoEAlltoAllTokenDispatcher"
+
 _FACTORIES = ("empty", "empty_like", "ones", "tensor", "zeros")
 
 PATCHES: tuple[Patch, ...] = (
@@ -122,6 +137,16 @@ PATCHES: tuple[Patch, ...] = (
         "torch.Tensor.type",
         "optimizer and clipping compare type names with 'torch.cuda.FloatTensor' and kin",
         _with_cuda_name,
+    ),
+    Patch(
+        f"{_DISPATCHER}.cuda_dtoh_stream",
+        "the dispatcher of tokens to experts opens a CUDA stream unless there is one",
+        _constant("no stream"),
+    ),
+    Patch(
+        f"{_DISPATCHER}._maybe_dtoh_and_synchronize",
+        "it waits for that stream, and leaves the sizes to send as tensors, where gloo wants lists",
+        _with_lists,
     ),
     *(
         Patch(f"torch.{name}", "called with device='cuda' or pin_memory=True", _with_cpu_device)

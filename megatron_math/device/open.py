@@ -136,6 +136,8 @@ def grid_laid(grid: Grid, timeout_minutes: float, *, host_groups: bool = True) -
         virtual_pipeline_model_parallel_size=grid.virtual if grid.virtual > 1 else None,
         context_parallel_size=grid.context,
         expert_model_parallel_size=grid.expert,
+        # Experts are whole: cut by tensor, too, they would need uneven gathers, which gloo lacks.
+        expert_tensor_parallel_size=1 if grid.expert > 1 else None,
         distributed_timeout_minutes=int(timeout_minutes),
         create_gloo_process_groups=host_groups,
     )

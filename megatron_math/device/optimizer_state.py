@@ -13,8 +13,12 @@ import torch
 from megatron.core.optimizer import ChainedOptimizer, MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
-SHARDING = {"distrib_optim_sharding_type": "fully_reshardable"}
-"""`metadata` for `sharded_state_dict`: core's default type raises in 0.16.1."""
+SHARDING = {
+    "distrib_optim_sharding_type": "fully_reshardable",
+    "chained_optim_avoid_prefix": True,
+}
+"""`metadata` for `sharded_state_dict`: core's default type raises in 0.16.1. Names carry no number
+of the optimizer: dealt-out experts have one of their own, experts in one process do not."""
 
 
 def create_optimizer_state(optimizer: MegatronOptimizer) -> None:
@@ -56,13 +60,19 @@ def reset_optimizer_state(optimizer: MegatronOptimizer) -> None:
 def load_optimizer_state(optimizer: MegatronOptimizer, state: dict[Any, Any]) -> None:
     """Load what `dist_checkpointing.load` filled in for `sharded_state_dict(is_loading=True)`."""
     parts = _parts(optimizer)
-    states = [state] if len(parts) == 1 else [state[index] for index in sorted(state)]
-    assert len(states) == len(parts), (len(states), len(parts))
-    for part, own in zip(parts, states, strict=True):
-        own = dict(own)
-        moments = own.pop("param_state")
+    # The moments are asked for by this layout's optimizers; the rest is as the writer had it, under
+    # the same names if it had as many optimizers.
+    numbered = [state[index] for index in sorted(key for key in state if isinstance(key, int))]
+    moments_of = [state] if len(parts) == 1 else numbered
+    written = [entry for entry in (state, *numbered) if "optimizer" in entry]
+    groups = [group for entry in written for group in entry["optimizer"]["param_groups"]]
+    for part, moments_in in zip(parts, moments_of, strict=True):
+        moments = moments_in["param_state"]
+        own = {name: value for name, value in written[0].items() if isinstance(name, str)}
+        own.pop("param_state", None)
         kind = own.pop("param_state_sharding_type")
         assert kind == SHARDING["distrib_optim_sharding_type"], kind
+        own["optimizer"] = own["optimizer"] | {"param_groups": _groups_for(part, groups)}
         part.load_state_dict(own)
         entries = list(part.optimizer.state.values())
         steps = [entry.pop("step", None) for entry in entries]
@@ -70,6 +80,19 @@ def load_optimizer_state(optimizer: MegatronOptimizer, state: dict[Any, Any]) ->
         for entry, step in zip(entries, steps, strict=True):
             if step is not None:
                 entry["step"] = step.clone()
+
+
+def _groups_for(part: DistributedOptimizer, written: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The written group of the same multipliers for each group, whether of experts or not."""
+
+    def multipliers(group: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(group[name] for name in ("wd_mult", "lr_mult", "is_decoupled_lr"))
+
+    by_multipliers = {multipliers(group): group for group in written}
+    return [
+        by_multipliers[multipliers(group)] | {"is_expert_parallel": group["is_expert_parallel"]}
+        for group in part.optimizer.param_groups
+    ]
 
 
 def _parts(optimizer: MegatronOptimizer) -> list[DistributedOptimizer]:

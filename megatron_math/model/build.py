@@ -17,6 +17,7 @@ from megatron_math.base.log import log
 from megatron_math.device.grid import Grid
 from megatron_math.device.open import device_kind
 from megatron_math.model.config import ModelConfig
+from megatron_math.model.experts import Balance, expert_fields
 from megatron_math.model.gpt import GPT
 from megatron_math.model.layers import te_block_spec, torch_block_spec
 
@@ -44,13 +45,15 @@ def build_model(
     sequence_length: int,
     stage_layers: tuple[int | None, int | None] = (None, None),
     recompute: Recompute = "none",
+    balance_coefficient: float = 0.0,
     **transformer_overrides: Any,
 ) -> list[GPT]:
     """The stages that this rank holds, one per virtual stage, fresh weights, on the device.
 
     `dtype` is that of the weights; `sequence_length` is in tokens; `stage_layers` are those of the
-    first and of the last pipeline stage, None for an even share; `transformer_overrides` are
-    fields of core's TransformerConfig. The models are not wrapped in
+    first and of the last pipeline stage, None for an even share; `balance_coefficient` is that of
+    the experts' balance loss; `transformer_overrides` are fields of core's TransformerConfig. The
+    models are not wrapped in
     DistributedDataParallel or Float16Module. Raises `UserError` for a grid that does not fit the
     model, a sequence longer than the model's, or a spec that cannot run here.
     """
@@ -65,6 +68,7 @@ def build_model(
     check_context(chosen, grid)
     transformer = transformer_config(config, grid=grid, dtype=dtype, **transformer_overrides)
     block_spec = te_block_spec if chosen == "te" else torch_block_spec
+    balance = None if config.num_experts is None else Balance(balance_coefficient)
     models = []
     for virtual_stage in range(grid.virtual):
         vp_stage = virtual_stage if grid.virtual > 1 else None
@@ -73,13 +77,14 @@ def build_model(
         models.append(
             GPT(
                 transformer,
-                block_spec(get_num_layers_to_build(transformer, vp_stage=vp_stage)),
+                block_spec(get_num_layers_to_build(transformer, vp_stage=vp_stage), balance),
                 config,
                 sequence_length=sequence_length,
                 pre_process=first,
                 post_process=last,
                 vp_stage=vp_stage,
                 packs_documents=chosen == "te",
+                balance=balance,
             )
         )
     return models
@@ -157,12 +162,31 @@ def check_grid(
             f"{' and '.join(axes)} cut {sequence_length} tokens {context_ways * sequence_ways} "
             f"ways; choose a sequence length that is a multiple of {context_ways * sequence_ways}"
         )
-    if grid.expert > 1:
-        raise UserError(f"parallel.expert {grid.expert} was asked, and the model has no experts")
+    _check_experts(config, grid)
     if sequence_length > config.max_sequence_length:
         raise UserError(
             f"sequence length {sequence_length} is more than the model's max_sequence_length "
             f"{config.max_sequence_length}; shorten it, or set model.max_sequence_length to extend"
+        )
+
+
+def _check_experts(config: ModelConfig, grid: Grid) -> None:
+    if config.num_experts is None:
+        if grid.expert > 1:
+            raise UserError(
+                f"parallel.expert {grid.expert} was asked, and the model has no experts"
+            )
+        return
+    if config.num_experts % grid.expert:
+        raise UserError(
+            f"parallel.expert {grid.expert} does not divide num_experts {config.num_experts}; "
+            f"choose a divisor of {config.num_experts}"
+        )
+    if grid.tensor > 1 and not (grid.sequence and grid.expert > 1):
+        raise UserError(
+            f"parallel.tensor {grid.tensor} was asked of a model with experts, which are cut by "
+            "parallel.expert only and take tokens that are cut: set parallel.sequence to true and "
+            "parallel.expert to 2 or more"
         )
 
 
@@ -205,6 +229,8 @@ def transformer_config(
         # where core does not wait for it, losses change from run to run (4.616, 4.618; 2026-11-21).
         "deallocate_pipeline_outputs": grid.virtual == 1 or device_kind() != "cpu",
     }
+    if config.num_experts is not None:
+        fields |= expert_fields(config, grid.expert)
     if grid.virtual > 1:
         fields |= {
             "virtual_pipeline_model_parallel_size": grid.virtual,

@@ -1,8 +1,9 @@
 """ModelConfig: the numbers that define a model, and their door to Hugging Face's config.json.
 
 Torch-free. Reads and writes plain dictionaries; files are opened by the callers (`presets`, the
-convert room). The three families share one block: RMSNorm, rotary positions, grouped-query
-attention, SwiGLU, and no biases except Qwen2's on query, key and value.
+convert room). The families share one block: RMSNorm, rotary positions, grouped-query attention,
+SwiGLU, and no biases except Qwen2's on query, key and value. Mixtral has several SwiGLU experts a
+layer, of which a router chooses a few for each token (Jiang et al. 2024, section 2.1).
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from pydantic import Field, create_model, model_validator
 from megatron_math.base.config import Section, parse_section
 from megatron_math.base.errors import UserError
 
-Family = Literal["llama", "mistral", "qwen2"]
+Family = Literal["llama", "mistral", "mixtral", "qwen2"]
 
 ARCHITECTURES: dict[str, Family] = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
+    "MixtralForCausalLM": "mixtral",
     "Qwen2ForCausalLM": "qwen2",
 }
 """Hugging Face architecture name -> family. Everything else is refused by name."""
@@ -42,9 +44,13 @@ _FIXED_HF_SETTINGS: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1, 1.0, None),
     "use_sliding_window": (False, None),
     "attention_dropout": (0, 0.0, None),
+    "router_jitter_noise": (0, 0.0, None),
     "quantization_config": (None,),
     "is_encoder_decoder": (False, None),
 }
+
+
+_WINDOWED: tuple[Family, ...] = ("mistral", "mixtral")
 
 
 class RopeScaling(Section):
@@ -85,7 +91,12 @@ class ModelConfig(Section):
     head_dim: int = Field(gt=0)
     """Width of one head; default hidden_size / num_attention_heads."""
     ffn_hidden_size: int = Field(gt=0)
-    """Width of the SwiGLU hidden layer (one of gate and up, not their sum)."""
+    """Width of the SwiGLU hidden layer (one of gate and up, not their sum); of one expert."""
+    num_experts: int | None = Field(default=None, ge=2)
+    """SwiGLU experts a layer; required for mixtral, and of no other family."""
+    experts_per_token: int | None = Field(default=None, ge=1)
+    """Experts that work on each token: those of the highest router logits, weighted by the softmax
+    over these logits; required for mixtral, and of no other family."""
     vocab_size: int = Field(gt=0)
     """Rows of the embedding as published, without padding."""
     max_sequence_length: int = Field(gt=0)
@@ -101,7 +112,8 @@ class ModelConfig(Section):
     qkv_bias: bool = False
     """Biases on query, key and value projections; default and required: true for qwen2 only."""
     sliding_window: int | None = Field(default=None, gt=0)
-    """A token sees itself and the sliding_window - 1 tokens before it (mistral only); or all."""
+    """A token sees itself and the sliding_window - 1 tokens before it (mistral and mixtral); or
+    all."""
     init_std: float = Field(default=0.02, gt=0)
     """Standard deviation of fresh weights."""
     vocab_padding_multiple: int = Field(default=128, gt=0)
@@ -142,14 +154,29 @@ class ModelConfig(Section):
         if self.qkv_bias != (self.family == "qwen2"):
             raise ValueError(
                 f"qkv_bias {self.qkv_bias} does not fit family {self.family}: "
-                "qwen2 has biases on query, key and value, llama and mistral have none"
+                "qwen2 has biases on query, key and value, the other families have none"
             )
-        if self.sliding_window is not None and self.family != "mistral":
+        if self.sliding_window is not None and self.family not in _WINDOWED:
             raise ValueError(
                 f"sliding_window {self.sliding_window} does not fit family {self.family}: "
-                "only mistral has one"
+                f"only {' and '.join(_WINDOWED)} have one"
             )
+        self._check_experts()
         return self
+
+    def _check_experts(self) -> None:
+        experts, chosen = self.num_experts, self.experts_per_token
+        if self.family != "mixtral":
+            if experts is not None or chosen is not None:
+                raise ValueError(
+                    f"num_experts {experts} and experts_per_token {chosen} do not fit family "
+                    f"{self.family}: only mixtral has experts"
+                )
+        elif experts is None or chosen is None or chosen > experts:
+            raise ValueError(
+                f"num_experts {experts} and experts_per_token {chosen}: family mixtral needs both, "
+                "and not more experts for a token than there are"
+            )
 
     @property
     def padded_vocab_size(self) -> int:
@@ -164,11 +191,19 @@ class ModelConfig(Section):
 
     def num_parameters(self) -> int:
         """Trainable parameters, without vocabulary padding: the published count."""
+        return self._count_parameters(self.num_experts or 1)
+
+    def num_active_parameters(self) -> int:
+        """Parameters that work on one token: all but those of the experts not chosen for it."""
+        return self._count_parameters(self.experts_per_token or 1)
+
+    def _count_parameters(self, num_mlps: int) -> int:
         query = self.num_attention_heads * self.head_dim
         key_value = 2 * self.num_query_groups * self.head_dim
         attention = self.hidden_size * (query + key_value) + query * self.hidden_size
         bias = query + key_value if self.qkv_bias else 0
-        mlp = 3 * self.hidden_size * self.ffn_hidden_size
+        mlp = num_mlps * 3 * self.hidden_size * self.ffn_hidden_size
+        mlp += self.hidden_size * (self.num_experts or 0)  # the router
         norms = 2 * self.hidden_size
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         return self.num_layers * (attention + bias + mlp + norms) + self.hidden_size + embeddings
@@ -194,14 +229,21 @@ class ModelConfig(Section):
                 "use a complete Hugging Face folder"
             )
         _refuse_unsupported(hf, family)
-        rope_base, rope_scaling = _rope_from_hf(hf)
-        # transformers gives a Mistral configuration without the key a window of 4096.
-        window = hf.get("sliding_window", 4096) if family == "mistral" else None
+        # What transformers takes for a key that is not there differs between families.
+        rope_base, rope_scaling = _rope_from_hf(hf, 1e6 if family == "mixtral" else 10000.0)
+        absent_window = 4096 if family == "mistral" else None
+        window = hf.get("sliding_window", absent_window) if family in _WINDOWED else None
+        if family == "mixtral":
+            experts = hf.get("num_local_experts", 8), hf.get("num_experts_per_tok", 2)
+        else:
+            experts = None, None
         fields = {
             **{ours: hf[theirs] for theirs, ours in _REQUIRED_HF_KEYS.items()},
             "family": family,
             "num_query_groups": hf.get("num_key_value_heads"),
             "head_dim": hf.get("head_dim"),
+            "num_experts": experts[0],
+            "experts_per_token": experts[1],
             "rope_base": rope_base,
             "rope_scaling": rope_scaling,
             "tied_embeddings": bool(hf.get("tie_word_embeddings", False)),
@@ -230,9 +272,12 @@ class ModelConfig(Section):
         }
         if self.family == "llama":
             config |= {"attention_bias": False, "mlp_bias": False}
-        elif self.family == "mistral":
+        elif self.family in _WINDOWED:
             config["sliding_window"] = self.sliding_window
-        else:
+        if self.family == "mixtral":
+            config["num_local_experts"] = self.num_experts
+            config["num_experts_per_tok"] = self.experts_per_token
+        if self.family == "qwen2":
             config["use_sliding_window"] = False
         return config
 
@@ -279,7 +324,7 @@ def _refuse_unsupported(hf: dict[str, Any], family: Family) -> None:
         if key in hf and hf[key] not in accepted
     ]
     layer_types = hf.get("layer_types") or []
-    expected = "sliding_attention" if family == "mistral" and hf.get("sliding_window") else ""
+    expected = "sliding_attention" if family in _WINDOWED and hf.get("sliding_window") else ""
     odd = sorted({str(kind) for kind in layer_types} - {"full_attention", expected})
     if odd:
         faults.append(f"layer_types with {', '.join(odd)} (supported: full_attention)")
@@ -290,7 +335,7 @@ def _refuse_unsupported(hf: dict[str, Any], family: Family) -> None:
         )
 
 
-def _rope_from_hf(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
+def _rope_from_hf(hf: dict[str, Any], absent_base: float) -> tuple[float, RopeScaling | None]:
     """Rotary base and scaling from `rope_parameters` (transformers 5) or `rope_theta` and
     `rope_scaling` (transformers 4); both may be present if they agree."""
     new, old = hf.get("rope_parameters") or {}, hf.get("rope_scaling") or {}
@@ -300,7 +345,7 @@ def _rope_from_hf(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
             f"config.json gives two rotary bases: rope_parameters {bases[0]}, "
             f"rope_theta {bases[1]}; keep one"
         )
-    base = float(bases[0]) if bases else 10000.0
+    base = float(bases[0]) if bases else absent_base
     scalings = {
         key: _scaling_from_hf(value, hf) for key, value in (("new", new), ("old", old)) if value
     }

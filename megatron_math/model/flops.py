@@ -17,11 +17,15 @@ AttentionCount = Literal["half", "full"]
 
 
 def matmul_parameters(config: ModelConfig) -> int:
-    """Weights that multiply each token: all projections and the output layer, tied or not."""
+    """Weights that multiply each token: all projections and the output layer, tied or not.
+
+    Of experts only the chosen ones, and the router.
+    """
     query = config.num_attention_heads * config.head_dim
     key_value = 2 * config.num_query_groups * config.head_dim
     attention = config.hidden_size * (query + key_value) + query * config.hidden_size
-    mlp = 3 * config.hidden_size * config.ffn_hidden_size
+    mlp = (config.experts_per_token or 1) * 3 * config.hidden_size * config.ffn_hidden_size
+    mlp += config.hidden_size * (config.num_experts or 0)
     return config.num_layers * (attention + mlp) + config.vocab_size * config.hidden_size
 
 

@@ -15,11 +15,14 @@ from megatron.core import tensor_parallel
 from megatron.core.models.gpt import GPTModel
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.parallel_state import get_tensor_model_parallel_rank
+from megatron.core.tensor_parallel.mappings import scatter_to_sequence_parallel_region
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from megatron_math.base.errors import UserError
 from megatron_math.device.open import current_torch_device
 from megatron_math.model.config import ModelConfig
+from megatron_math.model.experts import Balance
 from megatron_math.model.layers import documents_of
 from megatron_math.model.rope import rotary_frequencies
 
@@ -44,6 +47,7 @@ class GPT(GPTModel):
         post_process: bool,
         vp_stage: int | None,
         packs_documents: bool,
+        balance: Balance | None = None,
     ) -> None:
         super().__init__(
             config=config,
@@ -59,6 +63,7 @@ class GPT(GPTModel):
         )
         self.model_config = model_config
         self.packs_documents = packs_documents
+        self.balance = balance
         if model_config.rope_scaling is not None:
             frequencies = rotary_frequencies(model_config)
             self.rotary_pos_emb.inv_freq = frequencies.to(current_torch_device())
@@ -70,14 +75,28 @@ class GPT(GPTModel):
         attention_mask: torch.Tensor | None = None,
         *args: Any,
         labels: torch.Tensor | None = None,
+        padding_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """See the class; further arguments are core's."""
+        """See the class; padding_mask [B, S] is true where a token is padding, and experts do not
+        balance it; further arguments are core's."""
+        if padding_mask is not None:
+            if self.config.sequence_parallel and not self.pre_process:
+                # Core cuts the mask like the tokens, on the first stage and nowhere else.
+                own_BP = scatter_to_sequence_parallel_region(padding_mask.T.contiguous())
+                padding_mask = own_BP.T.contiguous()
+            kwargs["padding_mask"] = padding_mask
         if not self.packs_documents or attention_mask is None:
             return super().forward(
                 input_ids, position_ids, attention_mask, *args, labels=labels, **kwargs
             )
         batch, length = attention_mask.shape
+        if self.balance is not None and batch > 1:
+            raise UserError(
+                f"a micro-batch of {batch} rows was asked of a model with experts, which balances "
+                "row by row, under the layer spec te, which makes one row of them; set "
+                "train.micro_batch_size to 1"
+            )
         assert batch == 1 or self.config.pipeline_model_parallel_size == 1, (
             "packed sequences pass between pipeline stages with a micro-batch of 1 only"
         )

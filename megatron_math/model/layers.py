@@ -10,6 +10,7 @@ head size, C = N*D.
 """
 
 import functools
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -33,6 +34,7 @@ from megatron.core.transformer.transformer_layer import (
 
 from megatron_math.device.open import current_torch_device
 from megatron_math.model.context import own_chunks, whole_sequence
+from megatron_math.model.experts import Balance, Router, torch_experts
 
 
 class RMSNorm(torch.nn.Module):
@@ -258,12 +260,19 @@ def _pays_by_document(query_BLND: torch.Tensor, key_BKGD: torch.Tensor, num_docu
     return multiplications >= MULTIPLICATIONS_A_CALL[kind] * num_documents
 
 
-def torch_block_spec(num_layers: int) -> TransformerBlockSubmodules:
+def torch_block_spec(num_layers: int, balance: Balance | None) -> TransformerBlockSubmodules:
     """`num_layers` layers and the final norm of the `torch` spec (CPU, and a GPU without TE).
 
-    Sharded checkpoints carry Transformer Engine's names for the two norms of a layer, so that
-    either spec reads the other's.
+    With `balance` the layers have experts. Sharded checkpoints carry Transformer Engine's names for
+    the two norms of a layer, so that either spec reads the other's.
     """
+    names = {"input_layernorm.": "self_attention.linear_qkv.layer_norm_"}
+    if balance is None:  # a norm before a router is fused with nothing
+        names["pre_mlp_layernorm."] = "mlp.linear_fc1.layer_norm_"
+    one_mlp = ModuleSpec(
+        module=MLP,
+        submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+    )
     layer = ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
@@ -281,32 +290,29 @@ def torch_block_spec(num_layers: int) -> TransformerBlockSubmodules:
             ),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=RMSNorm,
-            mlp=ModuleSpec(
-                module=MLP,
-                submodules=MLPSubmodules(
-                    linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear
-                ),
-            ),
+            mlp=one_mlp if balance is None else torch_experts(balance),
             mlp_bda=get_bias_dropout_add,
-            sharded_state_dict_keys_map={
-                "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
-                "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
-            },
+            sharded_state_dict_keys_map=names,
         ),
     )
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=RMSNorm)
 
 
-def te_block_spec(num_layers: int) -> TransformerBlockSubmodules:
+def te_block_spec(num_layers: int, balance: Balance | None) -> TransformerBlockSubmodules:
     """`num_layers` layers and the final norm of core's own Transformer Engine spec.
 
-    For GPUs. It has not yet run on one in this project: only its construction from core's public
-    functions is written down here, and `model.gpt` turns document ids into packed sequences.
+    For GPUs; with `balance` the layers have experts, multiplied together (grouped). It has not yet
+    run on one in this project: only its construction from core's public functions is written down
+    here, and `model.gpt` turns document ids into packed sequences.
     """
     from megatron.core.extensions.transformer_engine import TENorm
     from megatron.core.models.gpt.gpt_layer_specs import (
         get_gpt_layer_with_transformer_engine_spec,
     )
 
-    layer = get_gpt_layer_with_transformer_engine_spec()
+    if balance is None:
+        layer = get_gpt_layer_with_transformer_engine_spec()
+    else:
+        layer = get_gpt_layer_with_transformer_engine_spec(num_experts=2, moe_grouped_gemm=True)
+        layer.submodules.mlp.submodules.router = partial(Router, balance=balance)
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=TENorm)

@@ -125,6 +125,8 @@ class TrainConfig(Section):
     adam_eps: float = Field(1e-8, gt=0)
     clip_grad: float = Field(1.0, ge=0)
     """Largest global gradient norm; 0 switches clipping off."""
+    balance_coefficient: float | None = Field(None, ge=0)
+    """Models with experts only: weight of the loss that keeps them equally busy (default 0.01)."""
     validation_interval: int = Field(100, ge=1)
     """Iterations between validation losses; one more comes at the start and at the end."""
     validation_samples: int = Field(32, ge=0)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from megatron_math.dataset.plan import Plan
-from megatron_math.dataset.reader import PlanReader
+from megatron_math.dataset.reader import PlanReader, ValidationReader
 from megatron_math.device.open import pinned
 from megatron_math.model.context import own_tokens
 from megatron_math.train.config import TrainConfig
@@ -41,6 +41,8 @@ class MicroBatch:
     position_ids_BP: torch.Tensor
     document_ids_BS: torch.Tensor
     source_B: torch.Tensor
+    padding_BP: torch.Tensor | None = None
+    """True where a token is padding; read for models with experts, in training only."""
 
 
 class Feed:
@@ -50,7 +52,8 @@ class Feed:
     The last step of a stage may hold fewer samples than the batch; the missing ones are masked
     out, so no sample is dropped and none is invented. A validation is filled up likewise, to a
     multiple of `microbatch_groups` micro-batches. With `mock_vocab_size` the samples are random
-    ids below it and no index is read.
+    ids below it and no index is read. marks_padding: micro-batches of training say which tokens
+    are padding; all of the missing samples are.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Feed:
         context_size: int = 1,
         microbatch_groups: int = 1,
         mock_vocab_size: int | None = None,
+        marks_padding: bool = False,
     ) -> None:
         self.readers: list[PlanReader | MockReader] = [
             PlanReader(plan, stage.name)
@@ -78,6 +82,7 @@ class Feed:
         self._torch_device = torch_device
         self._context = context_rank, context_size
         self._microbatch_groups = microbatch_groups
+        self._marks_padding = marks_padding
         self._history = plan.history
         self.first_iteration = self.stages[0].first
         self.num_iterations = self.stages[-1].end
@@ -204,6 +209,10 @@ class Feed:
         indices = np.arange(first, first + rows)
         batch = reader.batch(np.where(indices < end, indices, 0))
         loss_mask_BS = np.where((indices < end)[:, None], batch.loss_mask_BS, np.float32(0))
+        padding_BS = None
+        if self._marks_padding and not isinstance(reader, ValidationReader):
+            real_BS = reader.real_tokens(np.where(indices < end, indices, 0))
+            padding_BS = ~(real_BS & (indices < end)[:, None])
 
         def tensor(array: np.ndarray) -> torch.Tensor:
             return pinned(torch.from_numpy(np.ascontiguousarray(array)), self._torch_device)
@@ -219,12 +228,13 @@ class Feed:
             position_ids_BP=own(batch.position_ids_BS),
             document_ids_BS=torch.from_numpy(np.ascontiguousarray(batch.document_ids_BS)),
             source_B=tensor(source_numbers[batch.source_B].astype(np.int64)),
+            padding_BP=None if padding_BS is None else own(padding_BS),
         )
 
     def _on_device(self, batch: MicroBatch) -> MicroBatch:
         moved = {
-            field.name: getattr(batch, field.name).to(self._torch_device, non_blocking=True)
+            field.name: value.to(self._torch_device, non_blocking=True)
             for field in fields(batch)
-            if field.name != "document_ids_BS"
+            if field.name != "document_ids_BS" and (value := getattr(batch, field.name)) is not None
         }
         return replace(batch, **moved)

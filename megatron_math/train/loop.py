@@ -139,6 +139,7 @@ def _row(
         "consumed_tokens": progress.consumed_tokens,
         "lm loss": result.loss,
         **{f"loss/{source}": loss for source, loss in result.source_losses.items()},
+        **({} if result.balance_loss is None else {"load_balancing_loss": result.balance_loss}),
         "grad-norm": result.grad_norm,
         "learning-rate": lr,
         **({"loss-scale": result.loss_scale} if result.loss_scale != 1.0 else {}),

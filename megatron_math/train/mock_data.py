@@ -3,13 +3,12 @@
 Reads the plan folder, never an index. K sources of a stage, S sequence length, B samples.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
 from megatron_math.dataset.batch import Batch
 from megatron_math.dataset.plan import Plan
+from megatron_math.dataset.reader import SampleNumbers
 
 
 class MockReader:
@@ -34,6 +33,7 @@ class MockReader:
         self._position_ids_KS = np.empty(shape, dtype=np.int64)
         self._document_ids_KS = np.empty(shape, dtype=np.int32)
         self._loss_mask_KS = np.zeros(shape, dtype=np.float32)
+        self._real_KS = np.zeros(shape, dtype=bool)
         position_S = np.arange(self.sequence_length)
         for row, source in enumerate(planned.sources):
             index = plan.content.indexes[source.name]
@@ -43,12 +43,17 @@ class MockReader:
             filled = min(self.sequence_length, round(source.tokens / max(1, source.samples)))
             id_S = np.where(position_S < filled, position_S // length, self.sequence_length)
             self._document_ids_KS[row] = id_S
+            self._real_KS[row, :filled] = True
             self._position_ids_KS[row] = np.where(
                 position_S < filled, position_S % length, position_S - filled
             )
             self._loss_mask_KS[row, :-1] = (id_S[1:] == id_S[:-1]) & (position_S[1:] < filled)
 
-    def batch(self, sample_indices: Sequence[int] | npt.NDArray[np.integer]) -> Batch:
+    def real_tokens(self, sample_indices: SampleNumbers) -> npt.NDArray[np.bool_]:
+        """[B, S]: which inputs of `batch(sample_indices)` are no padding."""
+        return self._real_KS[self._order[np.asarray(sample_indices)]]
+
+    def batch(self, sample_indices: SampleNumbers) -> Batch:
         """As many samples as asked for, of the sources that the plan has there."""
         source_B = np.asarray(self._order[np.asarray(sample_indices)], dtype=np.int32)
         return Batch(

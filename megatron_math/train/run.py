@@ -102,6 +102,7 @@ def read_order(road: Road) -> Order:
         (p for s in ("30_index", "00_base") if (p := road.folder(s) / "tokenizer").is_dir()), None
     )
     _check_vocabulary(plan, model, base.path)
+    _balance_coefficient(train, model)
     return Order(stage=stage, model=model, plan=plan, start=base.path / "checkpoint",
                  tokenizer=tokenizer, **sections)  # type: ignore[arg-type]  # fmt: skip
 
@@ -130,6 +131,7 @@ def train_rank(road: Road, order: Order) -> None:
             context_size=order.parallel.context,
             microbatch_groups=order.parallel.grid.microbatch_groups,
             mock_vocab_size=order.model.vocab_size if order.train.mock_data else None,
+            marks_padding=order.model.num_experts is not None,
         )
         if order.train.mock_data:
             log.info(
@@ -149,7 +151,9 @@ def train_rank(road: Road, order: Order) -> None:
             sequence_length=sequence_length,
             stage_layers=(order.parallel.first_stage_layers, order.parallel.last_stage_layers),
             recompute=order.parallel.recompute,
+            balance_coefficient=_balance_coefficient(order.train, order.model),
         )
+        balance = models[0].balance
         if device.rank == 0:
             order.stage.begin()
             sweep(order.save_folder)
@@ -181,7 +185,7 @@ def train_rank(road: Road, order: Order) -> None:
                 num_iterations=feed.num_iterations,
                 name=road.name,
             )
-        trainee = Trainee(models, optimizer, feed, device)
+        trainee = Trainee(models, optimizer, feed, device, balance)
         finished = train_loop(
             Run(
                 trainee=trainee,
@@ -311,6 +315,18 @@ def _check_vocabulary(plan: Plan, model: ModelConfig, base: Path) -> None:
                 f"{tokenizer['fingerprint'][:12]}) than the one in {base} ({own[:12]}); "
                 f"index with tokenizer: base"
             )
+
+
+def _balance_coefficient(train: TrainConfig, model: ModelConfig) -> float:
+    """Fedus et al. 2021, section 2.2, where the road says nothing; 0 without experts."""
+    if model.num_experts is not None:
+        return 0.01 if train.balance_coefficient is None else train.balance_coefficient
+    if train.balance_coefficient is not None:
+        raise UserError(
+            f"train.balance_coefficient {train.balance_coefficient} has no effect: the model has "
+            "no experts; drop it"
+        )
+    return 0.0
 
 
 def _continued(order: Order) -> Checkpoint | None:

@@ -13,6 +13,7 @@ import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_math.device.open import Device
+from megatron_math.model.experts import Balance
 from megatron_math.train.feed import Feed, MicroBatch
 from megatron_math.train.loss import next_token_loss
 
@@ -25,6 +26,8 @@ class Trainee:
     optimizer: Any
     feed: Feed
     device: Device
+    balance: Balance | None = None
+    """Of a model with experts."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class StepResult:
     source_tokens: dict[str, int]
     grad_norm: float
     num_tokens: int
+    balance_loss: float | None = None
+    """Of models with experts: 1 where all have equal work; see `model/experts.py`."""
     loss_scale: float = 1.0
     is_skipped: bool = False
     """A gradient overflowed in fp16, so that the weights stayed; the norm is 0 then."""
@@ -46,14 +51,28 @@ def train_step(trainee: Trainee, iteration: int, *, lr: float, weight_decay: flo
     for model in trainee.models:
         model.zero_grad_buffer()
     trainee.optimizer.zero_grad()
-    report_2K = _run(trainee, trainee.feed.microbatches(iteration), forward_only=False)
+    microbatches = trainee.feed.microbatches(iteration)
+    if trainee.balance is not None:
+        _begin_balance(trainee.balance, microbatches, trainee.device)
+    report_2K = _run(trainee, microbatches, forward_only=False)
     for group in trainee.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_mult", 1.0)
         group["weight_decay"] = weight_decay * group.get("wd_mult", 1.0)
     loss_scale = float(trainee.optimizer.get_loss_scale())  # before it changes
     is_done, grad_norm, _ = trainee.optimizer.step()
     result = _result(trainee, report_2K, float(grad_norm or 0.0))
+    if trainee.balance is not None:
+        num_layers = trainee.models[0].config.num_layers
+        result = replace(result, balance_loss=trainee.balance.mean(num_layers))
     return replace(result, loss_scale=loss_scale, is_skipped=not is_done)
+
+
+def _begin_balance(balance: Balance, microbatches: list[MicroBatch], device: Device) -> None:
+    num_loss = torch.stack([batch.loss_mask_BP.sum() for batch in microbatches]).sum()
+    padding = [batch.padding_BP for batch in microbatches if batch.padding_BP is not None]
+    assert len(padding) == len(microbatches), "Feed(marks_padding=True) says what is padding"
+    num_real = torch.stack([(~padding_BP).sum() for padding_BP in padding]).sum()
+    balance.begin_step(num_loss, num_real, device.data_group)
 
 
 def validation_step(trainee: Trainee, source: str, num_samples: int) -> StepResult:
@@ -95,7 +114,11 @@ def _forward_step(
 ) -> tuple[torch.Tensor, Any]:
     batch = next(data_iterator)
     output = model(
-        batch.tokens_BP, batch.position_ids_BP, batch.document_ids_BS, labels=batch.labels_BP
+        batch.tokens_BP,
+        batch.position_ids_BP,
+        batch.document_ids_BS,
+        labels=batch.labels_BP,
+        padding_mask=batch.padding_BP,
     )
     loss = partial(
         next_token_loss,

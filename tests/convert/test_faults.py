@@ -99,6 +99,18 @@ def test_queries_of_two_groups_exchanged_fail_the_receipt(hf_folder, tmp_path, m
         convert_folder(source, tmp_path / "core")
 
 
+def test_up_before_gate_in_one_expert_fails_the_receipt(hf_folder, tmp_path, monkeypatch):
+    def exchanged(row, config, parts):
+        if "layers.1.mlp.experts.local_experts.2.linear_fc1" in row.core:
+            parts = parts[::-1]
+        return tensors.join(row, config, parts)
+
+    source = hf_folder("mixtral")
+    monkeypatch.setattr("megatron_math.convert.core_model.join", exchanged)
+    with pytest.raises(UserError, match="logits differ"):
+        convert_folder(source, tmp_path / "core")
+
+
 def test_a_faulty_export_leaves_the_old_folder_alone(hf_folder, tmp_path, monkeypatch):
     convert_folder(hf_folder("llama2"), tmp_path / "core")
     target = tmp_path / "back"

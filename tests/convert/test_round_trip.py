@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from tiny_models import FAMILIES
 from transformers import AutoModelForCausalLM
 
+from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json
 from megatron_math.convert.config import ConvertConfig
 from megatron_math.convert.folder import convert_folder
@@ -66,6 +67,16 @@ def test_short_types_keep_their_type_and_have_a_tolerance_of_their_own(
     assert_same_tensors(source, tmp_path / "back")
 
 
+def test_experts_are_compared_in_fp32_only(hf_folder, tmp_path):
+    source = hf_folder("mixtral", dtype="bfloat16")
+    settings = ConvertConfig(receipt_dtype="weights")
+    with pytest.raises(UserError, match="rounding decides which expert works on a token"):
+        convert_folder(source, tmp_path / "core", settings=settings)
+    convert_folder(source, tmp_path / "core")
+    convert_folder(tmp_path / "core", tmp_path / "back")
+    assert_same_tensors(source, tmp_path / "back")
+
+
 def test_shards_in_and_out_with_an_index(hf_folder, tmp_path):
     source = hf_folder("llama3", max_shard_size="150KB")
     assert len(list(source.glob("*.safetensors"))) > 1
@@ -110,8 +121,6 @@ def test_special_tokens_named_by_config_json_alone_survive(hf_folder, tmp_path, 
 
 def test_a_tied_layer_that_was_saved_again_is_accepted_if_equal(hf_folder, tmp_path):
     from safetensors.torch import save_file
-
-    from megatron_math.base.errors import UserError
 
     source = hf_folder("qwen2-tied")
     tensors = tensors_in(source)

@@ -41,6 +41,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "sliding_window": None,
         "rope_parameters": {"rope_theta": 1e6},
     },
+    "mixtral": {
+        "model_type": "mixtral",
+        "num_key_value_heads": 2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    },
     "qwen2": {"model_type": "qwen2", "num_key_value_heads": 2, "rms_norm_eps": 1e-6},
     "qwen2-tied": {"model_type": "qwen2", "num_key_value_heads": 1, "tie_word_embeddings": True},
 }

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from planned_streams import plan_stream, read_stream
 from written_indexes import counting_documents, write_index
 
-from megatron_math.dataset.batch import Batch, Reading, read_rows
+from megatron_math.dataset.batch import Batch, Reading, read_rows, real_tokens
 from megatron_math.dataset.documents import IndexedDocuments
 from megatron_math.dataset.stream import Layout, Piece, StreamSettings
 from megatron_math.native.rows import Rows
@@ -63,6 +63,8 @@ def test_a_row_by_hand(tmp_path):
     assert row.position_ids_S.tolist() == [0, 1, 2, 0, 0, 1, 2, 0]
     assert row.loss_mask_S.dtype == np.float32
     assert row.document_ids_S.dtype == np.int32
+    two = Layout.of([np.array(pieces, dtype=np.int64), np.empty((0, 5), dtype=np.int64)])
+    assert real_tokens(two, 8).astype(int).tolist() == [[1, 1, 1, 0, 1, 1, 1, 0], [0] * 8]
 
 
 def test_the_label_behind_the_last_slot(tmp_path):
@@ -125,7 +127,9 @@ def test_every_token_but_the_first_of_its_document_is_a_label_once_an_epoch(
     planned = plan_stream(StreamSettings(length, pack, align), lengths, end_epoch=epochs)
     stream, num_samples = read_stream(planned)
     times = np.zeros(sum(lengths), dtype=int)
-    batch = read(index, stream.layouts(range(num_samples)), Reading(length, PAD))
+    layout = stream.layouts(range(num_samples))
+    batch = read(index, layout, Reading(length, PAD))
+    assert (real_tokens(layout, length) == (batch.tokens_BS != PAD)).all()
     for sample in range(num_samples):
         row = Row(Batch(*(getattr(batch, name)[sample : sample + 1] for name in vars(batch))))
         counted = row.loss_mask_S == 1

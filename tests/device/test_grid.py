@@ -21,10 +21,12 @@ def test_a_world_that_does_not_divide_prints_the_product():
         Grid(tensor=4).data(2)
 
 
-def test_experts_are_cut_inside_data_and_context():
+def test_experts_are_dealt_out_inside_a_pipeline_stage():
     assert Grid(expert=2).data(4) == 4
-    with pytest.raises(UserError, match="asked expert 3 does not divide data 4 x context 1 = 4"):
-        Grid(expert=3).data(4)
+    assert Grid(expert=8, tensor=2, pipeline=2).data(16) == 4
+    says = "asked expert 4 does not divide tensor 2 x context 1 x data 3 = 6"
+    with pytest.raises(UserError, match=says):
+        Grid(expert=4, tensor=2, pipeline=2).data(12)
 
 
 @pytest.mark.parametrize(

@@ -66,15 +66,23 @@ def _copy_from_hf(hf, model, config: ModelConfig) -> None:
     }
     for layer in range(config.num_layers):
         old, new = f"model.layers.{layer}.", f"decoder.layers.{layer}."
-        gate_up = [state[f"{old}mlp.{p}_proj.weight"] for p in ("gate", "up")]
         named |= {
             f"{new}input_layernorm.weight": state[f"{old}input_layernorm.weight"],
             f"{new}pre_mlp_layernorm.weight": state[f"{old}post_attention_layernorm.weight"],
             f"{new}self_attention.linear_qkv.weight": fused_qkv(old, "weight"),
             f"{new}self_attention.linear_proj.weight": state[f"{old}self_attn.o_proj.weight"],
-            f"{new}mlp.linear_fc1.weight": torch.cat(gate_up),
-            f"{new}mlp.linear_fc2.weight": state[f"{old}mlp.down_proj.weight"],
         }
+        if config.num_experts is None:
+            gate_up = [state[f"{old}mlp.{p}_proj.weight"] for p in ("gate", "up")]
+            named[f"{new}mlp.linear_fc1.weight"] = torch.cat(gate_up)
+            named[f"{new}mlp.linear_fc2.weight"] = state[f"{old}mlp.down_proj.weight"]
+        else:
+            named[f"{new}mlp.router.weight"] = state[f"{old}mlp.gate.weight"]
+            for expert in range(config.num_experts):
+                own = f"{new}mlp.experts.local_experts.{expert}."
+                gate_up_EFH = state[f"{old}mlp.experts.gate_up_proj"]
+                named[f"{own}linear_fc1.weight"] = gate_up_EFH[expert]
+                named[f"{own}linear_fc2.weight"] = state[f"{old}mlp.experts.down_proj"][expert]
         if config.qkv_bias:
             named[f"{new}self_attention.linear_qkv.bias"] = fused_qkv(old, "bias")
     parameters = dict(model.named_parameters())

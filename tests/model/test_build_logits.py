@@ -19,6 +19,13 @@ CASES = {
     },
     "mistral": {"family": "mistral"},
     "mistral window": {"family": "mistral", "sliding_window": 5},
+    "mixtral": {
+        "family": "mixtral",
+        "num_experts": 6,
+        "experts_per_token": 2,
+        "sliding_window": 5,
+    },
+    "mixtral of three": {"family": "mixtral", "num_experts": 4, "experts_per_token": 3},
     "qwen2": {"family": "qwen2", "tied_embeddings": True, "rope_base": 1e6, "norm_eps": 1e-6},
 }
 TOKENS_BS = torch.randint(0, 100, (2, 32), generator=torch.Generator().manual_seed(0))

@@ -40,6 +40,16 @@ def test_hand_computed_training_flops():
     assert config.flops_per_token(10) == 9504
 
 
+def test_hand_computed_matmul_weights_of_experts():
+    # As above with two of four SwiGLUs and a router of 4*8: 2 * (192 + 2 * 384 + 32) + 256 = 2240.
+    experts = {"family": "mixtral", "num_experts": 4, "experts_per_token": 2}
+    config = ModelConfig.model_validate({**SMALL, **experts})
+    assert matmul_parameters(config) == 2240
+    # All four SwiGLUs, norms of 5 * 8 and two matrices of 256.
+    assert config.num_parameters() == 2 * (192 + 4 * 384 + 32) + 40 + 512
+    assert config.num_active_parameters() == 2240 + 40 + 256
+
+
 def test_window_hides_keys_exactly():
     config = ModelConfig.model_validate({**SMALL, "family": "mistral", "sliding_window": 3})
     brute = sum(min(position + 1, 3) for position in range(10)) / 10

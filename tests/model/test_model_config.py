@@ -54,6 +54,9 @@ def test_defaults_follow_from_the_sizes():
         ({"qkv_bias": True}, "qkv_bias True does not fit family llama"),
         ({"sliding_window": 8}, "sliding_window 8 does not fit family llama"),
         ({"num_layers": 0}, "num_layers"),
+        ({"num_experts": 4}, "num_experts 4 and experts_per_token None do not fit family llama"),
+        ({"family": "mixtral"}, "family mixtral needs both"),
+        ({"family": "mixtral", "num_experts": 2, "experts_per_token": 3}, "not more experts"),
         ({"hidden_sise": 64}, "did you mean 'hidden_size'"),
         ({"family": "gpt2"}, "family"),
         ({"rope_scaling": {"factor": 8, "low_freq_factor": 4}}, "high_freq_factor 4.0 must be"),
@@ -131,7 +134,19 @@ def test_mistral_window():
     assert ModelConfig.from_hf({**mistral, "sliding_window": 8}).sliding_window == 8
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
+def test_mixtral_without_keys_is_what_transformers_takes_it_for():
+    transformers = pytest.importorskip("transformers")
+    named = {**LLAMA_HF, "architectures": ["MixtralForCausalLM"]}
+    ours, theirs = ModelConfig.from_hf(named), transformers.MixtralConfig(**LLAMA_HF)
+    assert ours.num_experts == theirs.num_local_experts == 8
+    assert ours.experts_per_token == theirs.num_experts_per_tok == 2
+    assert ours.rope_base == theirs.rope_parameters["rope_theta"] == 1e6
+    assert ours.sliding_window is theirs.sliding_window is None
+    with pytest.raises(UserError, match="router_jitter_noise = 0.1"):
+        ModelConfig.from_hf({**named, "router_jitter_noise": 0.1})
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "mixtral", "qwen2"])
 def test_transformers_reads_what_we_write_and_we_read_what_it_writes(family, tmp_path):
     transformers = pytest.importorskip("transformers")
     config = ModelConfig.model_validate(
@@ -141,7 +156,8 @@ def test_transformers_reads_what_we_write_and_we_read_what_it_writes(family, tmp
             "num_query_groups": 2,
             "rope_base": 500000.0,
             "rope_scaling": {"factor": 8.0, "original_max_sequence_length": 64},
-            "sliding_window": 16 if family == "mistral" else None,
+            "sliding_window": 16 if family in ("mistral", "mixtral") else None,
+            **({"num_experts": 4, "experts_per_token": 3} if family == "mixtral" else {}),
             "tied_embeddings": family == "qwen2",
         }
     )

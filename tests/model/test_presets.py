@@ -17,12 +17,14 @@ PUBLISHED = {
     "codellama-7b": (4096, 32, 32, 32, 11008, 32016, False, 6_738_546_688),
     "mistral-7b-v0.1": (4096, 32, 32, 8, 14336, 32000, False, 7_241_732_096),
     "mistral-7b-v0.3": (4096, 32, 32, 8, 14336, 32768, False, 7_248_023_552),
+    "mixtral-8x7b": (4096, 32, 32, 8, 14336, 32000, False, 46_702_792_704),
     "qwen2-7b": (3584, 28, 28, 4, 18944, 152064, False, 7_615_616_512),
     "qwen2.5-1.5b": (1536, 28, 12, 2, 8960, 151936, True, 1_543_714_304),
     "qwen2.5-7b": (3584, 28, 28, 4, 18944, 152064, False, 7_615_616_512),
     "qwen2.5-math-7b": (3584, 28, 28, 4, 18944, 152064, False, 7_615_616_512),
     "deepseekmath-7b": (4096, 30, 32, 32, 11008, 102400, False, 6_910_365_696),
     "tiny": (128, 4, 4, 2, 384, 1024, True, 918_656),
+    "tiny-mixtral": (128, 2, 4, 2, 192, 1024, True, 1_411_712),
     "small-15m": (384, 8, 6, 2, 1024, 8192, True, 15_735_168),
 }
 # rotary base, scaling factor, longest sequence, epsilon, window
@@ -35,14 +37,19 @@ POSITIONS = {
     "codellama-7b": (1e6, None, 16384, 1e-5, None),
     "mistral-7b-v0.1": (1e4, None, 32768, 1e-5, 4096),
     "mistral-7b-v0.3": (1e6, None, 32768, 1e-5, None),
+    "mixtral-8x7b": (1e6, None, 32768, 1e-5, None),
     "qwen2-7b": (1e6, None, 131072, 1e-6, None),
     "qwen2.5-1.5b": (1e6, None, 131072, 1e-6, None),
     "qwen2.5-7b": (1e6, None, 131072, 1e-6, None),
     "qwen2.5-math-7b": (1e4, None, 4096, 1e-6, None),
     "deepseekmath-7b": (1e4, None, 4096, 1e-6, None),
     "tiny": (1e4, None, 512, 1e-5, None),
+    "tiny-mixtral": (1e4, None, 512, 1e-5, None),
     "small-15m": (1e4, None, 1024, 1e-5, None),
 }
+# experts, of which for a token, and the parameters that work on a token: 12.9B of 46.7B (Jiang et
+# al. 2024, section 1)
+EXPERTS = {"mixtral-8x7b": (8, 2, 12_879_925_248), "tiny-mixtral": (8, 2, 526_976)}
 
 
 def test_every_preset_is_checked():
@@ -65,6 +72,9 @@ def test_preset_matches_the_published_numbers(name):
     assert (config.rope_base, config.max_sequence_length) == (base, length)
     assert (config.norm_eps, config.sliding_window) == (eps, window)
     assert (config.rope_scaling.factor if config.rope_scaling else None) == factor
+    experts, for_a_token, active = EXPERTS.get(name, (None, None, parameters))
+    assert (config.num_experts, config.experts_per_token) == (experts, for_a_token)
+    assert config.num_active_parameters() == active
     assert read_preset(name)["source"]
 
 

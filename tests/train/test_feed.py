@@ -37,6 +37,7 @@ def feed_of(prepared: Path):
             data_rank=data_rank,
             data_size=data_size,
             torch_device=torch.device("cpu"),
+            marks_padding=True,
             **options,
         )
 
@@ -50,6 +51,20 @@ def equal(one: list, other: list) -> bool:
         for mine, yours in pairs
         for a, b in zip(astuple(mine), astuple(yours), strict=True)
     )
+
+
+def test_padding_is_marked_and_so_are_samples_that_are_missing(feed_of) -> None:
+    feed = feed_of()
+    reader = feed.readers[0]
+    missing = feed.num_iterations * 8 - reader.num_samples
+    assert missing > 0  # the last step is not full
+    steps = [feed.microbatches(iteration) for iteration in range(feed.num_iterations)]
+    batches = [batch for step in steps for batch in step]
+    padding_BS = torch.cat([batch.padding_BP for batch in batches])
+    assert padding_BS[-missing:].all()
+    assert not padding_BS[:-missing].all(1).any()
+    assert padding_BS[:-missing].any()
+    assert not torch.cat([batch.loss_mask_BP for batch in batches])[padding_BS].any()
 
 
 def feed_threads() -> list[str]:

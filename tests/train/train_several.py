@@ -1,9 +1,11 @@
 """Run by tests in several processes at once: one road after another is tried alone, then trained.
 
 Usage: train_several.py JOBS.json, a list of [yaml, overrides, runs]. Loading the libraries takes
-longer than the steps, so layouts of as many processes share them.
+longer than the steps, so layouts of as many processes share them. A run may stop on request. A
+fourth entry is Python to run first: a fault for a control. It stays, so it comes last.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from megatron_math.base.errors import StoppedOnRequest
 from megatron_math.base.road import Road
 from megatron_math.checkpoint.folders import open_checkpoint
 from megatron_math.checkpoint.state import load_weights
@@ -91,10 +94,14 @@ def try_documents(road: Road) -> None:
 
 
 def main() -> None:
-    for yaml, overrides, runs in json.loads(Path(sys.argv[1]).read_text()):
+    for yaml, overrides, runs, *fault in json.loads(Path(sys.argv[1]).read_text()):
         road = Road.load(Path(yaml), overrides, Path(runs))
-        try_documents(road)
-        run(road)
+        for source in fault:
+            exec(source, {})
+        if not fault:
+            try_documents(road)
+        with contextlib.suppress(StoppedOnRequest):
+            run(road)
 
 
 if __name__ == "__main__":
