@@ -95,7 +95,11 @@ def _forward_step(
 ) -> tuple[torch.Tensor, Any]:
     batch = next(data_iterator)
     output = model(
-        batch.tokens_BP, batch.position_ids_BP, batch.document_ids_BS, labels=batch.labels_BP
+        batch.tokens_BP,
+        batch.position_ids_BP,
+        batch.document_ids_BS,
+        labels=batch.labels_BP,
+        loss_mask=batch.loss_mask_BP,
     )
     loss = partial(
         next_token_loss,
