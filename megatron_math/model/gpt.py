@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from megatron.core import tensor_parallel
 from megatron.core.models.gpt import GPTModel
 from megatron.core.packed_seq_params import PackedSeqParams
-from megatron.core.parallel_state import get_tensor_model_parallel_rank
+from megatron.core.parallel_state import (
+    get_tensor_model_parallel_group,
+    get_tensor_model_parallel_rank,
+)
 from megatron.core.tensor_parallel.mappings import scatter_to_sequence_parallel_region
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -23,6 +26,7 @@ from megatron_math.base.errors import UserError
 from megatron_math.device.open import current_torch_device
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.experts import Balance
+from megatron_math.model.head import linear_cross_entropy
 from megatron_math.model.layers import documents_of
 from megatron_math.model.rope import rotary_frequencies
 
@@ -30,9 +34,11 @@ from megatron_math.model.rope import rotary_frequencies
 class GPT(GPTModel):
     """One (virtual) pipeline stage.
 
-    `forward(tokens_BS, position_ids_BS, document_ids_BS, labels=labels_BS)`: the document ids go
-    where core has its attention mask, and stay on the host. Returns the loss of each token, fp32
-    [B, S], or without labels the logits [B, S, V]; on other stages than the last, the hidden state
+    `forward(tokens_BS, position_ids_BS, document_ids_BS, labels=labels_BS, loss_mask=mask_BS)`: the
+    document ids go where core has its attention mask, and stay on the host. Returns the loss of
+    each token, fp32 [B, S], 0 where the mask is, to be minimised in sum (`model/head.py`; under the
+    `te` spec core's own, without regard to the mask); without labels the logits [B, S, V]; on other
+    stages than the last, the hidden state
     [S, B, H].
     """
 
@@ -76,6 +82,7 @@ class GPT(GPTModel):
         *args: Any,
         labels: torch.Tensor | None = None,
         padding_mask: torch.Tensor | None = None,
+        loss_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """See the class; padding_mask [B, S] is true where a token is padding, and experts do not
@@ -87,6 +94,8 @@ class GPT(GPTModel):
                 padding_mask = own_BP.T.contiguous()
             kwargs["padding_mask"] = padding_mask
         if not self.packs_documents or attention_mask is None:
+            if loss_mask is not None:
+                kwargs["loss_mask"] = loss_mask
             return super().forward(
                 input_ids, position_ids, attention_mask, *args, labels=labels, **kwargs
             )
@@ -112,6 +121,38 @@ class GPT(GPTModel):
         if not self.post_process:
             return result
         return result.view(batch, length, *result.shape[2:])
+
+    def _postprocess(
+        self,
+        hidden_states: torch.Tensor,
+        *args: Any,
+        labels: torch.Tensor | None = None,
+        loss_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Core's last steps; with labels, output layer and loss in one."""
+        if labels is None or not self.post_process or self.packs_documents:
+            return super()._postprocess(
+                hidden_states, *args, labels=labels, loss_mask=loss_mask, **kwargs
+            )
+        weight_VH = self.output_layer.weight
+        if self.share_embeddings_and_output_weights:
+            weight_VH = self.shared_embedding_or_output_weight()
+        if loss_mask is None:
+            loss_mask = torch.ones_like(labels, dtype=torch.float32)
+        rows = weight_VH.shape[0]
+        first_row = get_tensor_model_parallel_rank() * rows
+        loss_SB = linear_cross_entropy(
+            hidden_states,
+            weight_VH,
+            labels.t(),
+            loss_mask.t(),
+            num_rows=min(rows, self.model_config.vocab_size - first_row),
+            first_row=first_row,
+            group=get_tensor_model_parallel_group(),
+            sequence_parallel=self.config.sequence_parallel,
+        )
+        return loss_SB.t()
 
     def compute_language_model_loss(
         self, labels: torch.Tensor, logits: torch.Tensor

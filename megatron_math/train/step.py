@@ -119,6 +119,7 @@ def _forward_step(
         batch.document_ids_BS,
         labels=batch.labels_BP,
         padding_mask=batch.padding_BP,
+        loss_mask=batch.loss_mask_BP,
     )
     loss = partial(
         next_token_loss,

@@ -121,7 +121,8 @@ def forward_step(iterator, model):
     iterator = iterator[0] if isinstance(iterator, list) else iterator
     tokens_BS, document_ids_BS, mask_BS = next(iterator)
     positions_BS = torch.arange(LENGTH).expand_as(tokens_BS)
-    output = model(tokens_BS, positions_BS, document_ids_BS, labels=tokens_BS.roll(-1, 1))
+    labels_BS = tokens_BS.roll(-1, 1)
+    output = model(tokens_BS, positions_BS, document_ids_BS, labels=labels_BS, loss_mask=mask_BS)
 
     def loss(output):
         total = (output.float() * mask_BS).sum()

@@ -1,0 +1,144 @@
+"""Output layer and cross entropy in one, a few rows at a time: whole logits never exist.
+
+The gradients of a chunk are made while its logits are in the cache, in the forward pass, and
+scaled in the backward pass (the idea of Hsu et al. 2024, arXiv 2410.10989, section 3.2). Tokens
+that carry no loss cost nothing on a CPU.
+
+Shapes: S sequence, B micro-batch, T = S*B tokens (of all tensor ranks), K tokens of them with loss,
+H hidden, V rows of the output weight on this rank.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.tensor_parallel.mappings import (
+    gather_from_sequence_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
+)
+
+CHUNK_BYTES = {"cpu": 4 << 20, "gpu": 1 << 28}
+"""Of a chunk's fp32 logits."""
+
+
+def linear_cross_entropy(
+    hidden_SBH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    labels_SB: torch.Tensor,
+    loss_mask_SB: torch.Tensor,
+    *,
+    num_rows: int,
+    first_row: int,
+    group: Any,
+    sequence_parallel: bool,
+) -> torch.Tensor:
+    """Cross entropy of each token, fp32 [S, B]; 0 where `loss_mask_SB` is.
+
+    Of the weight's V rows the first `num_rows` are words, the first one being `first_row` of the
+    vocabulary; the others are padding. `group`: tensor ranks, each with its rows; with
+    `sequence_parallel` each brings its part of the tokens. The gradient that arrives must be the
+    same for all tokens with loss, as that of a sum is; anything else fails.
+    """
+    return _LinearCrossEntropy.apply(
+        hidden_SBH, weight_VH, labels_SB, loss_mask_SB, num_rows, first_row, group,
+        sequence_parallel,
+    )  # fmt: skip
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_SBH: torch.Tensor,
+        weight_VH: torch.Tensor,
+        labels_SB: torch.Tensor,
+        loss_mask_SB: torch.Tensor,
+        num_rows: int,
+        first_row: int,
+        group: Any,
+        sequence_parallel: bool,
+    ) -> torch.Tensor:
+        total_SBH = hidden_SBH
+        if sequence_parallel:
+            total_SBH = gather_from_sequence_parallel_region(hidden_SBH, group=group)
+        hidden_TH = total_SBH.reshape(-1, total_SBH.shape[-1])
+        counts_T = loss_mask_SB.reshape(-1) > 0
+        kept_K = None
+        if hidden_TH.device.type == "cpu" and not counts_T.all():  # elsewhere to ask is to wait
+            kept_K = counts_T.nonzero().flatten()
+        pick = (lambda t: t) if kept_K is None else (lambda t: t.index_select(0, kept_K))
+        hidden_KH, labels_K = pick(hidden_TH), pick(labels_SB.reshape(-1)) - first_row
+        counts_K = None if kept_K is not None else counts_T
+        needs_grad = any(ctx.needs_input_grad[:2])
+        words_VH = weight_VH[: max(1, num_rows)]
+        loss_K = torch.empty(len(hidden_KH), device=hidden_TH.device)
+        grad_KH = torch.empty_like(hidden_KH) if needs_grad else None
+        grad_VH = None
+        if needs_grad:
+            grad_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
+        kind = "cpu" if hidden_TH.device.type == "cpu" else "gpu"
+        step = max(16, CHUNK_BYTES[kind] // (4 * len(words_VH)))
+        for first in range(0, len(hidden_KH), step):
+            chunk = slice(first, first + step)
+            logits = torch.mm(hidden_KH[chunk], words_VH.t()).float()
+            if num_rows < 1:  # a rank of padding only
+                logits.fill_(float("-inf"))
+            loss_K[chunk] = _cross_entropy(logits, labels_K[chunk], group)
+            if grad_KH is None or grad_VH is None:
+                continue
+            if counts_K is not None:
+                logits *= counts_K[chunk, None]
+            grad = logits.to(weight_VH.dtype)
+            torch.mm(grad, words_VH, out=grad_KH[chunk])
+            if grad.dtype == torch.float32:
+                grad_VH[: len(words_VH)].addmm_(grad.t(), hidden_KH[chunk])
+            else:
+                grad_VH[: len(words_VH)] += torch.mm(grad.t(), hidden_KH[chunk])
+        if grad_KH is not None and grad_VH is not None:
+            grad_TH = grad_KH
+            if kept_K is not None:
+                grad_TH = torch.zeros_like(hidden_TH).index_copy_(0, kept_K, grad_KH)
+            grad_SBH = grad_TH.view(total_SBH.shape)
+            if sequence_parallel:
+                grad_SBH = reduce_scatter_to_sequence_parallel_region(grad_SBH, group=group)
+            elif group.size() > 1:
+                dist.all_reduce(grad_SBH, group=group)
+            ctx.grad_SBH, ctx.grad_VH = grad_SBH, grad_VH.to(weight_VH.dtype)
+            ctx.save_for_backward(counts_T)
+        loss_T = loss_K
+        if kept_K is not None:
+            loss_T = loss_K.new_zeros(len(hidden_TH)).index_copy_(0, kept_K, loss_K)
+        return loss_T.view(labels_SB.shape) * loss_mask_SB
+
+    @staticmethod
+    def backward(ctx: Any, grad_SB: torch.Tensor) -> Any:
+        (counts_T,) = ctx.saved_tensors
+        grad_T = grad_SB.reshape(-1)
+        scale = grad_T[counts_T.byte().argmax()]
+        torch._assert_async(((grad_T == scale) | ~counts_T).all(), "the loss is not a sum")
+        return ctx.grad_SBH.mul_(scale), ctx.grad_VH.mul_(scale), *[None] * 6
+
+
+def _cross_entropy(logits_KV: torch.Tensor, labels_K: torch.Tensor, group: Any) -> torch.Tensor:
+    """Of each row; turns the logits into their gradient in place."""
+    num_rows = logits_KV.shape[1]
+    at_K = torch.arange(len(labels_K), device=labels_K.device)
+    if group.size() == 1:
+        normaliser_K = logits_KV.logsumexp(1)
+        own_K, inside_K = labels_K, None
+    else:
+        largest_K = logits_KV.amax(1)
+        dist.all_reduce(largest_K, op=dist.ReduceOp.MAX, group=group)
+        sums_K = (logits_KV - largest_K[:, None]).exp_().sum(1)
+        dist.all_reduce(sums_K, group=group)
+        normaliser_K = sums_K.log() + largest_K
+        inside_K = (labels_K >= 0) & (labels_K < num_rows)
+        own_K = labels_K.clamp(0, num_rows - 1)
+    found_K = logits_KV[at_K, own_K]
+    one_K = torch.ones_like(found_K)
+    if inside_K is not None:
+        found_K, one_K = found_K * inside_K, one_K * inside_K
+        dist.all_reduce(found_K, group=group)
+    logits_KV.sub_(normaliser_K[:, None]).exp_()
+    logits_KV[at_K, own_K] -= one_K
+    return normaliser_K - found_K
