@@ -19,6 +19,8 @@ from megatron_math.device.open import device_kind
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.gpt import GPT
 from megatron_math.model.layers import te_block_spec, torch_block_spec
+from megatron_math.model.lora import start_adapters, with_adapters
+from megatron_math.model.lora_config import LoraConfig
 
 Spec = Literal["auto", "torch", "te"]
 Recompute = Literal["none", "selective", "full"]
@@ -44,14 +46,16 @@ def build_model(
     sequence_length: int,
     stage_layers: tuple[int | None, int | None] = (None, None),
     recompute: Recompute = "none",
+    lora: LoraConfig | None = None,
+    seed: int = 0,
     **transformer_overrides: Any,
 ) -> list[GPT]:
     """The stages that this rank holds, one per virtual stage, fresh weights, on the device.
 
     `dtype` is that of the weights; `sequence_length` is in tokens; `stage_layers` are those of the
-    first and of the last pipeline stage, None for an even share; `transformer_overrides` are
-    fields of core's TransformerConfig. The models are not wrapped in
-    DistributedDataParallel or Float16Module. Raises `UserError` for a grid that does not fit the
+    first and of the last pipeline stage, None for an even share; `lora` adds adapters, drawn from
+    `seed`, and freezes everything else; `transformer_overrides` are fields of core's
+    TransformerConfig. The models are not wrapped in DistributedDataParallel or Float16Module. Raises `UserError` for a grid that does not fit the
     model, a sequence longer than the model's, or a spec that cannot run here.
     """
     check_grid(config, grid, sequence_length, stage_layers)
@@ -74,10 +78,11 @@ def build_model(
         vp_stage = virtual_stage if grid.virtual > 1 else None
         first = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage)
         last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
+        block = block_spec(get_num_layers_to_build(transformer, vp_stage=vp_stage))
         models.append(
             GPT(
                 transformer,
-                block_spec(get_num_layers_to_build(transformer, vp_stage=vp_stage)),
+                block if lora is None else with_adapters(block, lora),
                 config,
                 sequence_length=sequence_length,
                 pre_process=first,
@@ -86,6 +91,8 @@ def build_model(
                 packs_documents=chosen == "te",
             )
         )
+    if lora is not None:
+        start_adapters(models, seed)
     return models
 
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from megatron_math.base.config import LOCATION, Section
 from megatron_math.device.grid import Grid
+from megatron_math.model.lora_config import LoraConfig
 
 
 class ParallelConfig(Grid):
@@ -86,6 +87,8 @@ class TrainConfig(Section):
     adam_eps: float = Field(1e-8, gt=0)
     clip_grad: float = Field(1.0, ge=0)
     """Largest global gradient norm; 0 switches clipping off."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters in place of all weights; left out: all weights."""
     validation_interval: int = Field(100, ge=1)
     """Iterations between validation losses; one more comes at the start and at the end."""
     validation_samples: int = Field(32, ge=0)
