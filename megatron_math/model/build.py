@@ -55,8 +55,9 @@ def build_model(
     `dtype` is that of the weights; `sequence_length` is in tokens; `stage_layers` are those of the
     first and of the last pipeline stage, None for an even share; `lora` adds adapters, drawn from
     `seed`, and freezes everything else; `transformer_overrides` are fields of core's
-    TransformerConfig. The models are not wrapped in DistributedDataParallel or Float16Module. Raises `UserError` for a grid that does not fit the
-    model, a sequence longer than the model's, or a spec that cannot run here.
+    TransformerConfig. The models are not wrapped in DistributedDataParallel or Float16Module.
+    Raises `UserError` for a grid that does not fit the model, a sequence longer than the model's,
+    or a spec that cannot run here.
     """
     check_grid(config, grid, sequence_length, stage_layers)
     transformer_overrides = {

@@ -184,7 +184,7 @@ def with_adapters(
         for target in lora.targets:
             module, name = PLACES[target]
             submodules = getattr(layer.submodules, module).submodules
-            kind = getattr(submodules, name, None)
+            kind: Any = getattr(submodules, name, None)
             if kind not in adapted:
                 raise UserError(
                     f"train.lora adapts {target}, and that is a "
