@@ -23,7 +23,9 @@ from megatron_math.model.lora_config import LoraConfig, checkpoint_lora
 from megatron_math.train.run import run
 
 TOLERANCE = 1e-5
-LORA = ["train.lora={rank: 4, alpha: 16}", "train.validation_interval=1000"]
+LORA = [
+    "train.lora={rank: 4, alpha: 16}", "train.micro_batch_size=4", "train.validation_samples=0",
+]  # fmt: skip
 LAYOUTS = {
     "tensor 2": ["parallel.tensor=2"],
     "tensor 2, sequence parallel": ["parallel.tensor=2", "parallel.sequence=true"],
@@ -58,7 +60,7 @@ def lora_road(prepared: Path, tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def one_process(lora_road) -> Road:
-    road = lora_road()
+    road = lora_road("train.validation_samples=8", "train.validation_interval=1000")
     run(road)
     return road
 
