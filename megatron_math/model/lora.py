@@ -63,6 +63,7 @@ class Adapted:
     is_gated: bool
 
     config: Any
+    tp_group: Any
     weight: torch.nn.Parameter
     lora_A: torch.nn.Parameter
     lora_B: torch.nn.Parameter
@@ -81,11 +82,6 @@ class Adapted:
                 factor.sequence_parallel = self.config.sequence_parallel  # type: ignore[attr-defined]
             setattr(self, name, factor)
 
-    @property
-    def group(self) -> Any:
-        """The tensor-parallel group; Transformer Engine's maps keep it under another name."""
-        return self._tp_group if hasattr(self, "_tp_group") else self.tp_group  # type: ignore[attr-defined]
-
     @torch.no_grad()
     def draw(self, seed: str) -> None:
         """A of U(-1, 1) / sqrt(inputs), as PEFT and the authors' loralib have it, B of zeros.
@@ -93,11 +89,11 @@ class Adapted:
         The whole A is drawn and then cut, so that every layout starts from the same one.
         """
         rank, inputs = self.lora_A.shape
-        ways = self.group.size() if self.cut == "lora_A" else 1
+        ways = self.tp_group.size() if self.cut == "lora_A" else 1
         number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little") >> 1
         generator = torch.Generator().manual_seed(number)
         whole_rI = torch.empty(rank, inputs * ways).uniform_(-1, 1, generator=generator)
-        mine_rI = whole_rI.chunk(ways, dim=1)[self.group.rank() if ways > 1 else 0]
+        mine_rI = whole_rI.chunk(ways, dim=1)[self.tp_group.rank() if ways > 1 else 0]
         self.lora_A.copy_(mine_rI / (inputs * ways) ** 0.5)
         self.lora_B.zero_()
 
@@ -119,7 +115,7 @@ class Adapted:
             key,
             self.cut_dim,
             prepend_offsets=sharded_offsets,
-            tp_group=self.group,
+            tp_group=self.tp_group,
             dp_cp_group=(metadata or {})["dp_cp_group"],
         )
         if self.is_gated:  # each rank has rows of gate above rows of up, as in the weight
@@ -137,9 +133,9 @@ class AdaptedColumn(Adapted):
         output_SBO, bias = super().forward(hidden_SBI, *rest)  # type: ignore[misc]
         low_SBr = F.linear(hidden_SBI, self.lora_A)
         if self.config.sequence_parallel:
-            low_SBr = gather_from_sequence_parallel_region(low_SBr, group=self.group)
+            low_SBr = gather_from_sequence_parallel_region(low_SBr, group=self.tp_group)
         else:
-            low_SBr = copy_to_tensor_model_parallel_region(low_SBr, group=self.group)
+            low_SBr = copy_to_tensor_model_parallel_region(low_SBr, group=self.tp_group)
         return torch.add(output_SBO, F.linear(low_SBr, self.lora_B), alpha=self.scale), bias
 
 
@@ -153,9 +149,9 @@ class AdaptedRow(Adapted):
         output_SBO, bias = super().forward(hidden_SBI)  # type: ignore[misc]
         low_SBr = F.linear(hidden_SBI, self.lora_A)
         if self.config.sequence_parallel:
-            low_SBr = reduce_scatter_to_sequence_parallel_region(low_SBr, group=self.group)
+            low_SBr = reduce_scatter_to_sequence_parallel_region(low_SBr, group=self.tp_group)
         else:
-            low_SBr = reduce_from_tensor_model_parallel_region(low_SBr, group=self.group)
+            low_SBr = reduce_from_tensor_model_parallel_region(low_SBr, group=self.tp_group)
         return torch.add(output_SBO, F.linear(low_SBr, self.lora_B), alpha=self.scale), bias
 
 
@@ -170,8 +166,11 @@ class AdaptedRowParallelLinear(AdaptedRow, RowParallelLinear):
 def with_adapters(
     block: TransformerBlockSubmodules, lora: LoraConfig
 ) -> TransformerBlockSubmodules:
-    """The block with adapted maps in the place of the targets. UserError for a map of a kind that
-    is not known here."""
+    """The block with adapted maps in the place of the targets.
+
+    UserError for a map of another kind than the `torch` spec has: Transformer Engine's fuse the
+    norm into the map, and an adapter beside one could not be tried where this was written.
+    """
     adapted = {
         ColumnParallelLinear: AdaptedColumnParallelLinear,
         RowParallelLinear: AdaptedRowParallelLinear,
