@@ -81,7 +81,7 @@ def two_processes(lora_road, stopped: Road, tmp_path_factory) -> dict[str, Road]
     """One start of two processes trains them all, one after another."""
     roads = {name: lora_road(*overrides) for name, overrides in LAYOUTS.items()}
     for name in DROPPED:
-        roads[f"{name}, dropped"] = lora_road(*LAYOUTS[name])
+        roads[f"{name}, dropped"] = lora_road(*LAYOUTS[name], "train.stop_after=4")
     roads["bf16"] = lora_road(*HALF)
     roads["resumed"] = lora_road(*LAYOUTS["tensor 2, sequence parallel"], trained=stopped)
     jobs = [
@@ -96,10 +96,10 @@ def two_processes(lora_road, stopped: Road, tmp_path_factory) -> dict[str, Road]
     return roads
 
 
-def largest_difference(one: Road, other: Road) -> float:
-    """Largest relative difference of loss and gradient norm over all steps."""
-    pairs = list(zip(metrics(one), metrics(other), strict=True))
-    assert len(pairs) >= 20
+def largest_difference(one: Road, other: Road, *, num_steps: int = 22) -> float:
+    """Largest relative difference of loss and gradient norm over the first steps, or all."""
+    pairs = list(zip(metrics(one)[:num_steps], metrics(other), strict=True))
+    assert len(pairs) == num_steps
     names = ("lm loss", "grad-norm")
     worst = max(abs(a[name] - b[name]) / abs(a[name]) for a, b in pairs for name in names)
     print(f"largest relative difference: {worst:.2e}")
@@ -129,7 +129,8 @@ def test_every_layout_computes_the_same(layout: str, one_process: Road, two_proc
 
 @pytest.mark.parametrize("layout", DROPPED)
 def test_a_dropped_reduction_is_caught(layout: str, one_process: Road, two_processes) -> None:
-    assert largest_difference(one_process, two_processes[f"{layout}, dropped"]) > 100 * TOLERANCE
+    road = two_processes[f"{layout}, dropped"]
+    assert largest_difference(one_process, road, num_steps=4) > 100 * TOLERANCE
 
 
 def test_half_precision_stays_close(one_process: Road, two_processes) -> None:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+from megatron_math.base.errors import StoppedOnRequest
 from megatron_math.base.road import Road
 from megatron_math.train.run import run
 
@@ -25,6 +26,7 @@ def main() -> None:
                 importlib.import_module(module)
                 patch = mock.patch.object(sys.modules[module], function, _first_argument)
                 stack.enter_context(patch)
+            stack.enter_context(contextlib.suppress(StoppedOnRequest))  # train.stop_after
             run(Road.load(Path(yaml), overrides, Path(runs)))
 
 
