@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_interchange import load_with_plain_core
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
@@ -186,6 +187,11 @@ def test_resuming_changes_nothing(one_process: Road, stopped: Road, lora_road) -
 
 def test_resuming_in_another_layout(one_process: Road, two_processes) -> None:
     assert largest_difference(one_process, two_processes["resumed"]) < TOLERANCE
+
+
+def test_plain_core_reads_the_base_from_it(one_process: Road, tmp_path: Path) -> None:
+    hf = one_process.folder("00_base") / "hf"
+    assert load_with_plain_core(newest(one_process), hf, tmp_path) == (0.0, True)
 
 
 def test_the_road_exports_model_and_adapter(one_process: Road) -> None:
