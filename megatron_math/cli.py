@@ -245,12 +245,15 @@ def _dry_run_training(
 def convert(
     source: Annotated[Path, typer.Argument(help="Hugging Face folder, or checkpoint folder")],
     target: Annotated[Path, typer.Argument(help="the folder to make; must not exist")],
+    adapter: Annotated[
+        bool, typer.Option(help="of a LoRA checkpoint: PEFT's adapter, not the merged model")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Hugging Face safetensors to a Megatron-Core checkpoint, or back; the source says which."""
     from megatron_math.convert.run import convert_folder
 
-    receipt = convert_folder(source, target)
+    receipt = convert_folder(source, target, adapter=adapter)
     typer.echo(json.dumps(receipt, indent=2) if as_json else f"wrote {target}: {receipt}")
 
 

@@ -6,7 +6,7 @@ form, which any layout reads too.
 """
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,21 @@ def save_weights(models: Sequence[Any], folder: Path) -> None:
     _save(model_state(models), folder)
 
 
-def load_weights(models: Sequence[Any], folder: Path) -> None:
+def load_weights(
+    models: Sequence[Any], folder: Path, *, part: Callable[[str], bool] | None = None
+) -> None:
     """Fill the models from `folder`, whatever layout wrote it. Collective.
 
-    Raises UserError when names or shapes do not fit: a checkpoint of another architecture.
+    part: which names to fill; the others are neither read nor changed. Raises UserError when names
+    or shapes do not fit: a checkpoint of another architecture.
     """
-    _fill(models, _load(model_state(models), folder, beside="optimizer."))
+    state = model_state(models)
+    if part is not None:
+        state = {
+            chunk: {name: value for name, value in names.items() if part(name)}
+            for chunk, names in state.items()
+        }
+    _fill(models, _load(state, folder, beside="optimizer.", part=part), part)
 
 
 def save_training_state(
@@ -83,8 +92,15 @@ def _save(state: dict[str, Any], folder: Path) -> None:
     dist_checkpointing.save(state, str(folder))
 
 
-def _load(state: dict[str, Any], folder: Path, *, beside: str | None = None) -> dict[str, Any]:
-    """Load exactly what `state` asks for; keys that start with `beside` may be left unread."""
+def _load(
+    state: dict[str, Any],
+    folder: Path,
+    *,
+    beside: str | None = None,
+    part: Callable[[str], bool] | None = None,
+) -> dict[str, Any]:
+    """Load exactly what `state` asks for; keys that start with `beside`, and those that are not
+    of the `part`, may be left unread."""
     try:
         loaded, unread, absent = dist_checkpointing.load(
             state, str(folder), strict=StrictHandling.RETURN_ALL
@@ -96,7 +112,11 @@ def _load(state: dict[str, Any], folder: Path, *, beside: str | None = None) -> 
         raise UserError(
             f"the checkpoint {folder} does not fit this model: {cause!s:.600}"
         ) from error
-    unread = {key for key in unread if beside is None or not key.startswith(beside)}
+    unread = {
+        key
+        for key in unread
+        if (beside is None or not key.startswith(beside)) and (part is None or part(key))
+    }
     if unread or absent:
         raise UserError(
             f"the checkpoint {folder} holds another architecture: {len(absent)} tensors of this "
@@ -106,10 +126,11 @@ def _load(state: dict[str, Any], folder: Path, *, beside: str | None = None) -> 
     return loaded
 
 
-def _fill(models: Sequence[Any], loaded: dict[str, Any]) -> None:
+def _fill(
+    models: Sequence[Any], loaded: dict[str, Any], part: Callable[[str], bool] | None = None
+) -> None:
     plain = [unwrapped(model) for model in models]
-    if len(plain) == 1:
-        plain[0].load_state_dict(loaded["model"], strict=True)
-        return
     for number, model in enumerate(plain):
-        model.load_state_dict(loaded[f"model{number}"], strict=True)
+        values = loaded["model" if len(plain) == 1 else f"model{number}"]
+        absent = model.load_state_dict(values, strict=part is None).missing_keys
+        assert part is None or not any(map(part, absent)), absent

@@ -18,10 +18,19 @@ from megatron_math.device.start import launched_ranks
 from megatron_math.model.build import build_model
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.gpt import GPT
+from megatron_math.model.lora import is_adapter
+from megatron_math.model.lora_config import LoraConfig
 
 
 @contextlib.contextmanager
-def open_model(config: ModelConfig, dtype: torch.dtype, *, seed: int, fresh: bool) -> Iterator[GPT]:
+def open_model(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    *,
+    seed: int,
+    fresh: bool,
+    lora: LoraConfig | None = None,
+) -> Iterator[GPT]:
     """The model in a process group of one, closed at the end.
 
     fresh: draw weights from the seed; else the parameters hold nothing yet and the caller fills
@@ -41,15 +50,20 @@ def open_model(config: ModelConfig, dtype: torch.dtype, *, seed: int, fresh: boo
             dtype=dtype,
             spec="torch",
             sequence_length=config.max_sequence_length,
+            lora=lora,
             perform_initialization=fresh,
         )
         yield models[0].eval()
 
 
 def parameters_by_name(model: GPT, table: list[Row]) -> dict[str, torch.nn.Parameter]:
-    """Parameters under their canonical names; they are exactly the table's."""
+    """Parameters under their canonical names, without adapters; they are exactly the table's."""
     config = model.model_config
-    parameters = {canonical_name(name, config): p for name, p in model.named_parameters()}
+    parameters = {
+        canonical_name(name, config): parameter
+        for name, parameter in model.named_parameters()
+        if not is_adapter(name)
+    }
     different = set(parameters) ^ {row.core for row in table}
     assert not different, f"the table of names does not fit the model: {sorted(different)}"
     return parameters

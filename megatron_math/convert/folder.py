@@ -45,13 +45,16 @@ def convert_folder(
     direction: Direction = "auto",
     iteration: int | None = None,
     tokenizer: Path | None = None,
+    adapter: bool = False,
     settings: ConvertConfig | None = None,
 ) -> dict[str, Any]:
     """Convert `source` into the new folder `target`; the receipt is written there and returned.
 
     iteration: which checkpoint of a folder of checkpoints. tokenizer: a folder to ship with an
-    export, where the checkpoint holds none. Raises UserError for a source of the wrong kind, a
-    target that has something in it, and whatever `import_hf` and `export_hf` refuse.
+    export, where the checkpoint holds none. adapter: export the adapters of a LoRA checkpoint in
+    PEFT's format, in place of the model that they are merged into. Raises UserError for a source of
+    the wrong kind, a target that has something in it, and whatever `import_hf`, `export_hf` and
+    `export_peft` refuse.
     """
     found = detect_layout(source)
     asked = {"auto": found, "hf-to-core": "hf", "core-to-hf": "core"}[direction]
@@ -63,31 +66,44 @@ def convert_folder(
     if found == "hf":
         if iteration is not None or tokenizer is not None:
             raise UserError("iteration and tokenizer have no effect on an import; drop them")
+        if adapter:
+            raise UserError(f"adapters were asked for, and {source} is a Hugging Face folder")
         from megatron_math.convert.import_hf import import_hf
 
         receipt = import_hf(source, target, settings=settings)
     else:
-        receipt = _export(source, target, iteration, tokenizer, settings)
+        checkpoint = _chosen(source, iteration)
+        if adapter:
+            receipt = _export_adapter(checkpoint, target, tokenizer)
+        else:
+            receipt = _export(checkpoint, target, tokenizer, settings)
     write_json(target / "receipt.json", receipt)
     return receipt
 
 
-def _export(
-    source: Path,
-    target: Path,
-    iteration: int | None,
-    tokenizer: Path | None,
-    settings: ConvertConfig,
-) -> dict[str, Any]:
-    from megatron_math.convert.export_hf import export_hf
-
+def _chosen(source: Path, iteration: int | None) -> Checkpoint:
     if iteration is not None and not (source / TRACKER).is_file():
         raise UserError(f"{source} is one checkpoint; iteration {iteration} has no effect, drop it")
     known = {checkpoint.iteration for checkpoint in complete_checkpoints(source)}
     if iteration is not None and iteration not in known:
         listed = ", ".join(str(number) for number in sorted(known, key=str)) or "none"
         raise UserError(f"{source} has no complete iteration {iteration}; it has {listed}")
-    checkpoint = open_checkpoint(source, iteration)
+    return open_checkpoint(source, iteration)
+
+
+def _export_adapter(checkpoint: Checkpoint, target: Path, tokenizer: Path | None) -> dict[str, Any]:
+    from megatron_math.convert.export_peft import export_peft
+
+    if tokenizer is not None:
+        raise UserError("adapters are written without a tokenizer: it is the base model's; drop it")
+    return export_peft(checkpoint, _model_config(checkpoint), target, base=None)
+
+
+def _export(
+    checkpoint: Checkpoint, target: Path, tokenizer: Path | None, settings: ConvertConfig
+) -> dict[str, Any]:
+    from megatron_math.convert.export_hf import export_hf
+
     own_tokenizer = checkpoint.folder / TOKENIZER_FOLDER
     if tokenizer is None and own_tokenizer.is_dir():
         tokenizer = own_tokenizer

@@ -27,6 +27,7 @@ from megatron_math.convert.side_files import (
     richest_tokenizer,
 )
 from megatron_math.model.config import ModelConfig
+from megatron_math.model.lora_config import checkpoint_lora
 
 __all__ = ["convert_folder", "run_base", "run_export"]
 
@@ -96,8 +97,9 @@ def _make_import(
 
 
 def run_export(road: Road) -> Stage:
-    """Write 60_export: hf/ and receipt.json, from the newest checkpoint of 50_train or from
-    `convert.iteration`. UserError when there is none, or no tokenizer to go with it."""
+    """Write 60_export: hf/, receipt.json and, of a LoRA run, adapter/, from the newest checkpoint
+    of 50_train or from `convert.iteration`. UserError when there is none, or no tokenizer to go
+    with it."""
     settings = road.section("convert", ConvertConfig)
     save = road.folder("50_train") / "checkpoints"
     if settings.iteration is None:
@@ -136,6 +138,16 @@ def run_export(road: Road) -> Stage:
         kept=road.folder("00_base") / "checkpoint" / folder_name(None) / KEPT_FOLDER,
         seed=road.seed,
     )
+    outputs = [stage.folder / "hf", stage.folder / "receipt.json"]
+    if checkpoint_lora(checkpoint.folder) is not None:
+        from megatron_math.convert.export_peft import export_peft
+
+        base = road.folder("00_base") / "hf"
+        adapter = stage.folder / "adapter"
+        receipt["adapter"] = export_peft(
+            checkpoint, config, adapter, base=base.resolve() if base.is_dir() else None
+        )
+        outputs.append(adapter)
     write_json(stage.folder / "receipt.json", receipt)
     stage.finish(
         stats={
@@ -143,7 +155,7 @@ def run_export(road: Road) -> Stage:
             "parameters": config.num_parameters(),
             "largest_logit_difference": receipt["largest_logit_difference"],
         },
-        outputs=[stage.folder / "hf", stage.folder / "receipt.json"],
+        outputs=outputs,
     )
     return stage
 

@@ -20,6 +20,8 @@ from megatron_math.model.config import ModelConfig
 from megatron_math.model.experts import Balance, expert_fields
 from megatron_math.model.gpt import GPT
 from megatron_math.model.layers import te_block_spec, torch_block_spec
+from megatron_math.model.lora import start_adapters, with_adapters
+from megatron_math.model.lora_config import LoraConfig
 
 Spec = Literal["auto", "torch", "te"]
 Recompute = Literal["none", "selective", "full"]
@@ -46,14 +48,16 @@ def build_model(
     stage_layers: tuple[int | None, int | None] = (None, None),
     recompute: Recompute = "none",
     balance_coefficient: float = 0.0,
+    lora: LoraConfig | None = None,
+    seed: int = 0,
     **transformer_overrides: Any,
 ) -> list[GPT]:
     """The stages that this rank holds, one per virtual stage, fresh weights, on the device.
 
     `dtype` is that of the weights; `sequence_length` is in tokens; `stage_layers` are those of the
     first and of the last pipeline stage, None for an even share; `balance_coefficient` is that of
-    the experts' balance loss; `transformer_overrides` are fields of core's TransformerConfig. The
-    models are not wrapped in
+    the experts' balance loss; `lora` adds adapters, drawn from `seed`, and freezes everything else;
+    `transformer_overrides` are fields of core's TransformerConfig. The models are not wrapped in
     DistributedDataParallel or Float16Module. Raises `UserError` for a grid that does not fit the
     model, a sequence longer than the model's, or a spec that cannot run here.
     """
@@ -74,10 +78,11 @@ def build_model(
         vp_stage = virtual_stage if grid.virtual > 1 else None
         first = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage)
         last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
+        block = block_spec(get_num_layers_to_build(transformer, vp_stage=vp_stage), balance)
         models.append(
             GPT(
                 transformer,
-                block_spec(get_num_layers_to_build(transformer, vp_stage=vp_stage), balance),
+                block if lora is None else with_adapters(block, lora),
                 config,
                 sequence_length=sequence_length,
                 pre_process=first,
@@ -87,6 +92,8 @@ def build_model(
                 balance=balance,
             )
         )
+    if lora is not None:
+        start_adapters(models, seed)
     return models
 
 

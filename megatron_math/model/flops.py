@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # the configuration offers this count as a method
     from megatron_math.model.config import ModelConfig
+    from megatron_math.model.lora_config import LoraConfig
 
 AttentionCount = Literal["half", "full"]
 
@@ -46,13 +47,21 @@ def attended_tokens(
 
 
 def training_flops_per_token(
-    config: ModelConfig, sequence_length: int, causal: AttentionCount = "half"
+    config: ModelConfig,
+    sequence_length: int,
+    causal: AttentionCount = "half",
+    *,
+    lora: LoraConfig | None = None,
 ) -> float:
     """Forward and backward FLOPs of one token in a packed sequence of `sequence_length` tokens.
 
     Each layer has two attention products (scores, and weights times values), each of
-    num_attention_heads * head_dim multiply-adds per key met.
+    num_attention_heads * head_dim multiply-adds per key met. With `lora` the model's own weights
+    have no gradient, a third less work for them, and the adapters are counted.
     """
     width = config.num_attention_heads * config.head_dim
     attention = config.num_layers * 2 * width * attended_tokens(config, sequence_length, causal)
-    return 6.0 * (matmul_parameters(config) + attention)
+    if lora is None:
+        return 6.0 * (matmul_parameters(config) + attention)
+    trained = lora.num_parameters(config)
+    return 4.0 * matmul_parameters(config) + 6.0 * (attention + trained)

@@ -69,13 +69,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         pick = (lambda t: t) if kept_K is None else (lambda t: t.index_select(0, kept_K))
         hidden_KH, labels_K = pick(hidden_TH), pick(labels_SB.reshape(-1)) - first_row
         counts_K = None if kept_K is not None else counts_T
-        needs_grad = any(ctx.needs_input_grad[:2])
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         words_VH = weight_VH[: max(1, num_rows)]
         loss_K = torch.empty(len(hidden_KH), device=hidden_TH.device)
-        grad_KH = torch.empty_like(hidden_KH) if needs_grad else None
-        grad_VH = None
-        if needs_grad:
-            grad_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
+        grad_KH = torch.empty_like(hidden_KH) if needs_hidden else None
+        grad_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if needs_weight else None
         kind = "cpu" if hidden_TH.device.type == "cpu" else "gpu"
         step = max(16, CHUNK_BYTES[kind] // (4 * len(words_VH)))
         for first in range(0, len(hidden_KH), step):
@@ -84,17 +82,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if num_rows < 1:  # a rank of padding only
                 logits.fill_(float("-inf"))
             loss_K[chunk] = _cross_entropy(logits, labels_K[chunk], group)
-            if grad_KH is None or grad_VH is None:
-                continue
             if counts_K is not None:
                 logits *= counts_K[chunk, None]
             grad = logits.to(weight_VH.dtype)
-            torch.mm(grad, words_VH, out=grad_KH[chunk])
-            if grad.dtype == torch.float32:
+            if grad_KH is not None:
+                torch.mm(grad, words_VH, out=grad_KH[chunk])
+            if grad_VH is not None and grad.dtype == torch.float32:
                 grad_VH[: len(words_VH)].addmm_(grad.t(), hidden_KH[chunk])
-            else:
+            elif grad_VH is not None:
                 grad_VH[: len(words_VH)] += torch.mm(grad.t(), hidden_KH[chunk])
-        if grad_KH is not None and grad_VH is not None:
+        ctx.grad_SBH, ctx.grad_VH = None, None
+        ctx.save_for_backward(counts_T)
+        if grad_VH is not None:
+            ctx.grad_VH = grad_VH.to(weight_VH.dtype)
+        if grad_KH is not None:
             grad_TH = grad_KH
             if kept_K is not None:
                 grad_TH = torch.zeros_like(hidden_TH).index_copy_(0, kept_K, grad_KH)
@@ -103,8 +104,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_SBH = reduce_scatter_to_sequence_parallel_region(grad_SBH, group=group)
             elif group.size() > 1:
                 dist.all_reduce(grad_SBH, group=group)
-            ctx.grad_SBH, ctx.grad_VH = grad_SBH, grad_VH.to(weight_VH.dtype)
-            ctx.save_for_backward(counts_T)
+            ctx.grad_SBH = grad_SBH
         loss_T = loss_K
         if kept_K is not None:
             loss_T = loss_K.new_zeros(len(hidden_TH)).index_copy_(0, kept_K, loss_K)
@@ -116,7 +116,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_T = grad_SB.reshape(-1)
         scale = grad_T[counts_T.byte().argmax()]
         torch._assert_async(((grad_T == scale) | ~counts_T).all(), "the loss is not a sum")
-        return ctx.grad_SBH.mul_(scale), ctx.grad_VH.mul_(scale), *[None] * 6
+        made = (grad if grad is None else grad.mul_(scale) for grad in (ctx.grad_SBH, ctx.grad_VH))
+        return *made, *[None] * 6
 
 
 def _cross_entropy(logits_KV: torch.Tensor, labels_K: torch.Tensor, group: Any) -> torch.Tensor:

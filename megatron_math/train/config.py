@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from megatron_math.base.config import LOCATION, Section
 from megatron_math.device.grid import Grid
+from megatron_math.model.lora_config import LoraConfig
 
 
 class ParallelConfig(Grid):
@@ -127,6 +128,8 @@ class TrainConfig(Section):
     """Largest global gradient norm; 0 switches clipping off."""
     balance_coefficient: float | None = Field(None, ge=0)
     """Models with experts only: weight of the loss that keeps them equally busy (default 0.01)."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters in place of all weights; left out: all weights."""
     validation_interval: int = Field(100, ge=1)
     """Iterations between validation losses; one more comes at the start and at the end."""
     validation_samples: int = Field(32, ge=0)
@@ -159,6 +162,8 @@ class TrainConfig(Section):
             except ValueError as error:
                 says = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
                 raise ValueError(f"stages.{name}: {says}") from None
+            if own.weights == "base" and self.lora is not None:
+                raise ValueError(f"stages.{name}.weights: base is what adapters keep anyhow")
             if own.weights == "best" and not self.validation_samples:
                 raise ValueError(f"stages.{name}.weights: best needs validation_samples")
         return self

@@ -30,6 +30,7 @@ from megatron_math.device.grid import Grid
 from megatron_math.device.start import gpus_here, launched_ranks, start_processes
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.flops import training_flops_per_token
+from megatron_math.model.lora_config import LORA_FILE, checkpoint_lora
 from megatron_math.tokenizer import load_tokenizer
 from megatron_math.train.config import (
     CheckpointConfig,
@@ -103,6 +104,8 @@ def read_order(road: Road) -> Order:
     )
     _check_vocabulary(plan, model, base.path)
     _balance_coefficient(train, model)
+    if train.lora is not None:
+        train.lora.check(model)
     return Order(stage=stage, model=model, plan=plan, start=base.path / "checkpoint",
                  tokenizer=tokenizer, **sections)  # type: ignore[arg-type]  # fmt: skip
 
@@ -114,6 +117,7 @@ def train_rank(road: Road, order: Order) -> None:
     from megatron_math.checkpoint.state import load_training_state, load_weights
     from megatron_math.device.open import open_device
     from megatron_math.model.build import build_model, check_grid
+    from megatron_math.model.lora import is_adapter
     from megatron_math.train.feed import Feed
     from megatron_math.train.loop import Progress, Run, train_loop
     from megatron_math.train.metrics import Metrics
@@ -152,6 +156,8 @@ def train_rank(road: Road, order: Order) -> None:
             stage_layers=(order.parallel.first_stage_layers, order.parallel.last_stage_layers),
             recompute=order.parallel.recompute,
             balance_coefficient=_balance_coefficient(order.train, order.model),
+            lora=order.train.lora,
+            seed=road.seed,
         )
         balance = models[0].balance
         if device.rank == 0:
@@ -162,7 +168,9 @@ def train_rank(road: Road, order: Order) -> None:
         newest = newest_good(order.save_folder)
         resumed = newest or _continued(order)
         if resumed is None:
-            load_weights(models, open_checkpoint(order.start).folder)
+            start = open_checkpoint(order.start).folder
+            base = None if order.train.lora is None else lambda name: not is_adapter(name)
+            load_weights(models, start, part=base)
         overlap = order.parallel.overlap and device.num_copies > 1
         models = wrap_for_training(models, dtype, overlap=overlap)
         optimizer = build_optimizer(
@@ -194,7 +202,9 @@ def train_rank(road: Road, order: Order) -> None:
                 base=open_checkpoint(order.start).folder,
                 save_folder=order.save_folder,
                 metrics=metrics,
-                flops_per_token=lambda length: training_flops_per_token(order.model, length),
+                flops_per_token=lambda length: training_flops_per_token(
+                    order.model, length, lora=order.train.lora
+                ),
                 add_files=lambda folder: _add_files(order, folder),
             ),
             progress,
@@ -219,6 +229,7 @@ def _finish(order: Order, num_iterations: int) -> None:
             "iterations": num_iterations,
             "samples": rows[-1]["consumed_samples"],
             "tokens": rows[-1]["consumed_tokens"],
+            **_lora_stats(order),
             "first_loss": rows[0]["lm loss"],
             "last_loss": rows[-1]["lm loss"],
             "seconds": round(math.fsum(row["elapsed_ms"] for row in rows) / 1000, 1),
@@ -233,6 +244,11 @@ def _finish(order: Order, num_iterations: int) -> None:
     )
 
 
+def _lora_stats(order: Order) -> dict[str, int]:
+    lora = order.train.lora
+    return {} if lora is None else {"trained_parameters": lora.num_parameters(order.model)}
+
+
 def _rows(path: Path) -> list[dict]:
     import json
 
@@ -241,6 +257,8 @@ def _rows(path: Path) -> list[dict]:
 
 def _add_files(order: Order, folder: Path) -> None:
     write_json(folder / "model.json", order.model.model_dump(mode="json"))
+    if order.train.lora is not None:
+        write_json(folder / LORA_FILE, order.train.lora.model_dump(mode="json"))
     sections = {n: c.model_dump(mode="json") for n, c in order.stage.config.items()}
     write_json(folder / "config.json", sections)
     if order.tokenizer is not None:
@@ -339,6 +357,14 @@ def _continued(order: Order) -> Checkpoint | None:
         raise UserError(
             f"blend.continue_from: {checkpoint.folder} is of another model than 00_base; give "
             f"this road the base of the run that it continues"
+        )
+    found = checkpoint_lora(checkpoint.folder)
+    if found != order.train.lora:
+        raise UserError(
+            f"blend.continue_from: {checkpoint.folder} was trained with train.lora "
+            f"{found and found.identity()}, and this road asks for "
+            f"{order.train.lora and order.train.lora.identity()}; take the same one, or take the "
+            f"other run's export as this road's base"
         )
     return checkpoint
 

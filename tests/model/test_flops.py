@@ -8,6 +8,7 @@ from megatron_math.model.flops import (
     matmul_parameters,
     training_flops_per_token,
 )
+from megatron_math.model.lora_config import LoraConfig
 from megatron_math.model.presets import load_preset
 
 # 2 layers, width 8, 2 query heads of 4, 1 key/value head, ffn 16, vocabulary 32.
@@ -48,6 +49,16 @@ def test_hand_computed_matmul_weights_of_experts():
     # All four SwiGLUs, norms of 5 * 8 and two matrices of 256.
     assert config.num_parameters() == 2 * (192 + 4 * 384 + 32) + 40 + 512
     assert config.num_active_parameters() == 2240 + 40 + 256
+
+
+def test_hand_computed_adapters():
+    config = ModelConfig.model_validate(SMALL)
+    lora = LoraConfig(rank=2, alpha=4, targets=("qkv", "fc2"))
+    # Each layer: qkv 2 * (8 + 16), fc2 2 * (16 + 8).
+    assert lora.num_parameters(config) == 2 * (48 + 48) == 192
+    # Frozen weights twice (forward, gradient of the input), the rest three times:
+    # 4 * 1408 + 6 * (176 + 192) = 7840.
+    assert training_flops_per_token(config, 10, lora=lora) == 7840
 
 
 def test_window_hides_keys_exactly():

@@ -46,8 +46,8 @@ FAULTS = {
         ["parallel.expert=2", "parallel.data=2", "train.stop_after=2"],
         "import megatron.core.tensor_parallel.mappings as core\n"
         "backward = core._AllToAll.backward\n"
-        "core._AllToAll.backward = staticmethod(\n"
-        "    lambda ctx, grad: (None, backward(ctx, grad)[1] * 0, None, None))\n",
+        "nothing = lambda ctx, grad: (None, backward(ctx, grad)[1] * 0, None, None)\n"
+        "patch(core._AllToAll, 'backward', staticmethod(nothing))\n",
     ),
     4: (  # the two copies of each expert do not add their gradients
         ["parallel.expert=2", "parallel.data=4", "train.stop_after=2"],
@@ -58,8 +58,8 @@ FAULTS = {
         "            sync(self, *args, **kwargs)\n"
         "    return maybe\n"
         "group = core._ParamAndGradBucketGroup\n"
-        "group.start_grad_sync = without_experts(group.start_grad_sync)\n"
-        "group.finish_grad_sync = without_experts(group.finish_grad_sync)\n",
+        "patch(group, 'start_grad_sync', without_experts(group.start_grad_sync))\n"
+        "patch(group, 'finish_grad_sync', without_experts(group.finish_grad_sync))\n",
     ),
 }
 

@@ -2,7 +2,8 @@
 
 Usage: train_several.py JOBS.json, a list of [yaml, overrides, runs]. Loading the libraries takes
 longer than the steps, so layouts of as many processes share them. A run may stop on request. A
-fourth entry is Python to run first: a fault for a control. It stays, so it comes last.
+fourth entry is Python to run first, a fault for a control: `patch(where, name, what)` lasts as
+long as its road.
 """
 
 import contextlib
@@ -10,8 +11,10 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -96,12 +99,17 @@ def try_documents(road: Road) -> None:
 def main() -> None:
     for yaml, overrides, runs, *fault in json.loads(Path(sys.argv[1]).read_text()):
         road = Road.load(Path(yaml), overrides, Path(runs))
-        for source in fault:
-            exec(source, {})
-        if not fault:
-            try_documents(road)
-        with contextlib.suppress(StoppedOnRequest):
-            run(road)
+        with contextlib.ExitStack() as stack:
+            for source in fault:
+                exec(source, {"patch": partial(_patch, stack)})
+            if not fault:
+                try_documents(road)
+            with contextlib.suppress(StoppedOnRequest):
+                run(road)
+
+
+def _patch(stack: contextlib.ExitStack, where: object, name: str, what: object) -> None:
+    stack.enter_context(mock.patch.object(where, name, what))
 
 
 if __name__ == "__main__":
