@@ -98,6 +98,8 @@ def read_road(
         if not road.has(name):
             raise UserError(f"{road.yaml_path} has no section '{name}', which holds {holds}")
     train = road.section("train", TrainConfig)
+    if train.lora is not None:
+        raise UserError("train.lora is not estimated yet; without it the whole model's training is")
     stages = resolve(road.section("blend", BlendConfig))
     section = road.section("parallel", ParallelConfig)
     parallel = section.model_dump()
