@@ -24,6 +24,9 @@ from megatron_math.device.optimizer_state import (
 )
 
 # What torch and core raise for other names or shapes; torch's own is no subclass of Exception.
+_MAY_BE_MISSING = ".fp8_state"
+"""In keys of what delayed FP8 scaling remembers: FP8 goes on and off between checkpoints."""
+
 _DOES_NOT_FIT = (CheckpointingException, CheckpointException, KeyError, RuntimeError, ValueError)
 
 
@@ -84,7 +87,10 @@ def _save(state: dict[str, Any], folder: Path) -> None:
 
 
 def _load(state: dict[str, Any], folder: Path, *, beside: str | None = None) -> dict[str, Any]:
-    """Load exactly what `state` asks for; keys that start with `beside` may be left unread."""
+    """Load exactly what `state` asks for; keys that start with `beside` may be left unread.
+
+    State of FP8 scaling may be missing on either side.
+    """
     try:
         loaded, unread, absent = dist_checkpointing.load(
             state, str(folder), strict=StrictHandling.RETURN_ALL
@@ -97,6 +103,7 @@ def _load(state: dict[str, Any], folder: Path, *, beside: str | None = None) -> 
             f"the checkpoint {folder} does not fit this model: {cause!s:.600}"
         ) from error
     unread = {key for key in unread if beside is None or not key.startswith(beside)}
+    unread, absent = ({k for k in keys if _MAY_BE_MISSING not in k} for keys in (unread, absent))
     if unread or absent:
         raise UserError(
             f"the checkpoint {folder} holds another architecture: {len(absent)} tensors of this "

@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.log import log
 from megatron_math.device.grid import Grid
 from megatron_math.device.open import device_kind
 from megatron_math.model.config import ModelConfig
+from megatron_math.model.fp8 import emulated_block_spec, te_fields
+from megatron_math.model.fp8_config import Fp8Config
 from megatron_math.model.gpt import GPT
 from megatron_math.model.layers import te_block_spec, torch_block_spec
 
@@ -44,6 +47,7 @@ def build_model(
     sequence_length: int,
     stage_layers: tuple[int | None, int | None] = (None, None),
     recompute: Recompute = "none",
+    fp8: Fp8Config | None = None,
     **transformer_overrides: Any,
 ) -> list[GPT]:
     """The stages that this rank holds, one per virtual stage, fresh weights, on the device.
@@ -59,8 +63,11 @@ def build_model(
         "num_layers_in_first_pipeline_stage": stage_layers[0],
         "num_layers_in_last_pipeline_stage": stage_layers[1],
         **RECOMPUTE_FIELDS[recompute],
+        **(te_fields(fp8) if fp8 is not None and fp8.backend == "te" else {}),
         **transformer_overrides,
     }
+    if fp8 is not None:
+        spec = "te" if fp8.backend == "te" else "torch"
     chosen = choose_spec(spec)
     if chosen == "te" and grid.context > 1:
         raise UserError(
@@ -74,10 +81,16 @@ def build_model(
         vp_stage = virtual_stage if grid.virtual > 1 else None
         first = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage)
         last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
+        block = block_spec(get_num_layers_to_build(transformer, vp_stage=vp_stage))
+        if fp8 is not None and fp8.backend == "emulate":
+            offset = get_transformer_layer_offset(transformer, vp_stage=vp_stage)
+            block = emulated_block_spec(
+                block, fp8, first_layer=offset, num_layers=config.num_layers
+            )
         models.append(
             GPT(
                 transformer,
-                block_spec(get_num_layers_to_build(transformer, vp_stage=vp_stage)),
+                block,
                 config,
                 sequence_length=sequence_length,
                 pre_process=first,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from megatron_math.base.files import write_json
+from megatron_math.base.log import log
 from megatron_math.checkpoint.folders import publish, sweep, temporary_folder
 from megatron_math.checkpoint.state import save_training_state
 from megatron_math.train.config import CheckpointConfig, TrainConfig
@@ -17,6 +18,9 @@ from megatron_math.train.metrics import Metrics
 from megatron_math.train.optimizer import whole_weights
 from megatron_math.train.schedule import learning_rate
 from megatron_math.train.step import StepResult, Trainee, train_step, validation_step
+
+SHADOW_WARNING = 0.005
+"""Relative gap of the loss in FP8 to that without it, above which a line is logged."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -39,6 +43,8 @@ class Run:
     save_folder: Path
     metrics: Metrics | None
     flops_per_token: float
+    shadow_interval: int | None
+    """Iterations between losses without FP8; None for none."""
     add_files: Callable[[Path], None]
     """Puts model.json and the tokenizer into a checkpoint folder (rank 0)."""
 
@@ -67,7 +73,14 @@ def one_iteration(run: Run, progress: Progress, num_iterations: int) -> None:
     """One optimizer step and its line in metrics.jsonl."""
     started = time.perf_counter()
     lr = learning_rate(run.train, progress.iteration, num_iterations)
-    result = train_step(run.trainee, progress.iteration, lr=lr, weight_decay=run.train.weight_decay)
+    result = train_step(
+        run.trainee,
+        progress.iteration,
+        lr=lr,
+        weight_decay=run.train.weight_decay,
+        with_shadow=bool(run.shadow_interval)
+        and (progress.iteration + 1) % run.shadow_interval == 0,  # type: ignore[operator]
+    )
     seconds = time.perf_counter() - started
     progress.iteration += 1
     if run.metrics is not None:
@@ -94,11 +107,25 @@ def _row(
         "learning-rate": lr,
         **({"loss-scale": result.loss_scale} if result.loss_scale != 1.0 else {}),
         **({"skipped": True} if result.is_skipped else {}),
+        **_loss_gap(result, progress.iteration),
         "elapsed_ms": round(seconds * 1e3, 3),
         "tokens_per_second": round(tokens / seconds, 1),
         "tflops": round(flops / seconds / 1e12 / run.trainee.device.world, 6),
         "data_wait_ms": round(feed.wait_seconds * 1e3, 3),
     }
+
+
+def _loss_gap(result: StepResult, iteration: int) -> dict[str, float]:
+    if result.shadow_loss is None or result.loss is None:
+        return {}
+    gap = (result.loss - result.shadow_loss) / result.shadow_loss
+    if not abs(gap) < SHADOW_WARNING:  # NaN, too
+        log.warning(
+            "iteration %d: the loss in FP8 is %.4f and %.4f without (%+.2f %%): look at "
+            "precision.fp8, or remove it, which needs no new start",
+            iteration, result.loss, result.shadow_loss, 100 * gap,
+        )  # fmt: skip
+    return {"fp8/loss-gap": gap}
 
 
 def validate(run: Run, progress: Progress) -> None:

@@ -43,7 +43,7 @@ class Metrics:
             "iteration-time": row["elapsed_ms"] / 1000,
             "throughput/tokens_per_sec": row["tokens_per_second"],
             "throughput/tflops/device": row["tflops"],
-        } | {key: value for key, value in row.items() if key.startswith("loss/")}
+        } | {key: value for key, value in row.items() if key.startswith(("loss/", "fp8/"))}
         self._scalars(scalars, row["iteration"], samples)
         if row["iteration"] % self._log_interval == 0 or row["iteration"] == self._num_iterations:
             self.say(log_line(row, self._num_iterations, global_batch_size))

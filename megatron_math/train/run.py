@@ -70,6 +70,7 @@ def run(road: Road) -> Stage:
     launched = launched_ranks()
     world = launched[1] if launched else _local_world(order.parallel)
     check_batch(order.train, order.parallel.grid.data(world))
+    _check_fp8(order)
     if launched is None:
         order.stage.begin()
         _start_ranks(road, order)
@@ -145,6 +146,7 @@ def train_rank(road: Road, order: Order) -> None:
             sequence_length=sequence_length,
             stage_layers=(order.parallel.first_stage_layers, order.parallel.last_stage_layers),
             recompute=order.parallel.recompute,
+            fp8=order.precision.fp8,
         )
         if device.rank == 0:
             order.stage.begin()
@@ -156,9 +158,17 @@ def train_rank(road: Road, order: Order) -> None:
         if resumed is None:
             load_weights(models, open_checkpoint(order.start).folder)
         overlap = order.parallel.overlap and device.num_copies > 1
-        models = wrap_for_training(models, dtype, overlap=overlap)
+        fp8 = order.precision.fp8
+        models = wrap_for_training(
+            models, dtype, overlap=overlap, fp8_weights=fp8 is not None and fp8.parameters
+        )
         optimizer = build_optimizer(
-            models, order.train, dtype, overlap=overlap, loss_scale=order.precision.loss_scale
+            models,
+            order.train,
+            dtype,
+            overlap=overlap,
+            loss_scale=order.precision.loss_scale,
+            fp8_recipe=fp8.recipe if fp8 is not None and fp8.backend == "te" else None,
         )
         progress = Progress(feed.first_iteration)
         if resumed is not None:
@@ -185,6 +195,7 @@ def train_rank(road: Road, order: Order) -> None:
                 checkpoint=order.checkpoint,
                 save_folder=order.save_folder,
                 metrics=metrics,
+                shadow_interval=fp8.shadow_interval if fp8 is not None else None,
                 flops_per_token=training_flops_per_token(order.model, sequence_length),
                 add_files=lambda folder: _add_files(order, folder),
             ),
@@ -267,9 +278,26 @@ def check_batch(train: TrainConfig, data_size: int) -> None:
         )
 
 
+def _check_fp8(order: Order) -> None:
+    if order.precision.fp8 is not None:
+        for length in {stage.sequence_length for stage in order.plan.stages}:
+            order.precision.fp8.refuse_sizes(
+                order.model, order.parallel.grid, order.train.micro_batch_size, length
+            )
+
+
 def _refuse_other_run(order: Order) -> None:
-    """A folder with checkpoints of other settings is not continued and not thrown away."""
+    """A folder with checkpoints of other settings is not continued and not thrown away.
+
+    FP8 may come, go or change at any checkpoint of a run that is not finished: it is how the same
+    losses are computed.
+    """
     if complete_checkpoints(order.save_folder) and not order.stage.is_started():
+        changed = order.stage.changes()
+        is_fp8 = changed and all(line.startswith("config.precision.fp8") for line in changed)
+        if is_fp8 and not (order.stage.folder / "DONE").exists():
+            log.warning("this run goes on with another precision.fp8: %s", "; ".join(changed))
+            return
         changes = "; ".join(order.stage.changes()) or "the inputs"
         raise UserError(
             f"{order.stage.folder} holds checkpoints of a run with other settings ({changes}); "
