@@ -287,20 +287,20 @@ class Fp8Product(torch.autograd.Function):
     """input_TI @ weight_OI.T and its two gradients, every operand as the recipe leaves it."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, input_TI: torch.Tensor, weight_OI: torch.Tensor, recipe: Recipe
     ) -> torch.Tensor:
         for_output, for_weight = recipe.input(input_TI)
         weight = recipe.weight(weight_OI)
         ctx.recipe, ctx.blocks = recipe, (for_weight.block, weight.block)
-        ctx.save_for_backward(*for_weight[:2], *weight[:2])
+        ctx.save_for_backward(for_weight.values, for_weight.inverse, weight.values, weight.inverse)
         return (for_output.whole() @ weight.whole().T).to(input_TI.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient_TO: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        saved = ctx.saved_tensors
-        input_TI = Quantized(*saved[:2], ctx.blocks[0])
-        weight_OI = Quantized(*saved[2:], ctx.blocks[1])
+    def backward(ctx: Any, gradient_TO: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        input_values, input_inverse, weight_values, weight_inverse = ctx.saved_tensors
+        input_TI = Quantized(input_values, input_inverse, ctx.blocks[0])
+        weight_OI = Quantized(weight_values, weight_inverse, ctx.blocks[1])
         for_input, for_weight = ctx.recipe.gradient(gradient_TO)
         dtype = gradient_TO.dtype
         input_gradient = weight_gradient = None
@@ -479,7 +479,7 @@ def te_fields(fp8: Fp8Config) -> dict[str, Any]:
             f"precision.fp8 with backend te and recipe {fp8.recipe} was asked, and {lacking}; "
             "rehearse with backend: emulate, or remove precision.fp8"
         )
-    fields = {
+    fields: dict[str, Any] = {
         # As Transformer Engine's recipes have it: gradients in E5M2, but not in blocks.
         "fp8": "e4m3" if fp8.recipe == "blockwise" else "hybrid",
         "fp8_recipe": fp8.recipe,

@@ -1,0 +1,199 @@
+"""Train one small model in bf16 and in every emulated FP8 recipe, and compare the losses.
+
+    python tests/soak/fp8_rehearsal.py FOLDER [--steps 1000] [--only RUN ...]
+
+All runs begin with the same weights and see the same samples in the same order. Printed for each:
+the mean loss of the last 5 % of the steps, the last validation loss, both beside bf16, and the
+largest gap of a shadow step. Exit code 1 unless every recipe lies within 0.5 % of bf16 and every
+planted fault outside, in training and in validation. What is in FOLDER already is not done again.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import statistics
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
+from train_roads import write_general
+
+from megatron_math.base.log import set_up_logging
+from megatron_math.base.road import Road
+from megatron_math.device.start import start_processes
+from megatron_math.pipeline import run_road
+
+LARGEST_GAP = 0.005
+ROAD: dict[str, Any] = {
+    "name": "rehearsal",
+    "seed": 11,
+    "base": {"preset": "tiny"},
+    "model": {
+        "hidden_size": 128, "num_layers": 4, "num_attention_heads": 4, "num_query_groups": 2,
+        "ffn_hidden_size": 352, "vocab_size": 512, "max_sequence_length": 128,
+    },
+    "index": {
+        "tokenizer": {"train": {"vocab_size": 512}},
+        "sources": {
+            "problems": {"stage": "10_synthesize", "file": "problems.jsonl"},
+            "general": {"path": "general.jsonl"},
+        },
+    },
+    "blend": {
+        "sequence_length": 128,
+        "mix": {"general": {"share": 4}, "problems": {"share": 6, "pack": "whole"}},
+    },
+    "precision": {"dtype": "bf16"},
+    "train": {
+        "global_batch_size": 8,
+        "micro_batch_size": 4,
+        "lr": 2e-3,
+        "min_lr": 2e-4,
+        "schedule": "cosine",
+        "warmup_share": 0.03,
+        "validation_samples": 64,
+        "tensorboard": False,
+        "log_interval": 100,
+    },
+    "checkpoint": {"interval": 100_000},
+}  # fmt: skip
+
+SHADOW = "shadow_interval: 50"
+RUNS = {
+    "bf16": [],
+    "tensorwise": [f"precision.fp8={{recipe: tensorwise, backend: emulate, {SHADOW}}}"],
+    "delayed": [f"precision.fp8={{recipe: delayed, backend: emulate, {SHADOW}}}"],
+    "blockwise": [f"precision.fp8={{recipe: blockwise, backend: emulate, {SHADOW}}}"],
+}
+PLANTED = {
+    "delayed, margin 18": [
+        f"precision.fp8={{recipe: delayed, margin: 18, backend: emulate, {SHADOW}}}"
+    ],
+    "tensorwise, all scales 2^-8": RUNS["tensorwise"],
+}
+FAULTS = {
+    "tensorwise, all scales 2^-8": (
+        "import torch\nfrom megatron_math.model import fp8\n"
+        "fp8.current_scale = lambda amax, dtype, **_: torch.full_like(amax, 2.0**-8)\n"
+    )
+}
+"""Code that is run before training: faults that no setting can make."""
+
+
+def prepare(folder: Path, steps: int) -> Path:
+    """The road up to the blend, done once; returns its YAML file."""
+    yaml_path = folder / "road.yaml"
+    if not yaml_path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_general(folder / "general.jsonl")
+        road = json.loads(json.dumps(ROAD))
+        batch, length = road["train"]["global_batch_size"], road["blend"]["sequence_length"]
+        road["index"]["sources"]["general"]["path"] = str(folder / "general.jsonl")
+        road["blend"]["tokens"] = steps * batch * length
+        road["synthesize"] = {"problems": max(500, 10 * steps), "heldout": 20}
+        road["train"]["validation_interval"] = max(1, steps // 5)
+        yaml_path.write_text(yaml.safe_dump(road))
+    run_road(Road.load(yaml_path, runs=folder / "runs"), last="blend")
+    return yaml_path
+
+
+def train(folder: Path, name: str, overrides: list[str]) -> Road:
+    """Train one run, in a process of its own, unless it is done."""
+    runs = folder / name.replace(" ", "_").replace(",", "").replace("^", "")
+    road = Road.load(folder / "road.yaml", overrides, runs)
+    if not (road.folder("50_train") / "DONE").exists():
+        shutil.rmtree(runs, ignore_errors=True)
+        shutil.copytree(folder / "runs", runs, symlinks=True)
+        script = folder / "train.py"
+        script.write_text(
+            "from megatron_math.device.on_cpu import patch_cpu\npatch_cpu()\n"
+            + FAULTS.get(name, "")
+            + "import os\nfrom megatron_math.train.__main__ import main\n"
+            "if __name__ == '__main__':\n    os._exit(main())\n"
+        )
+        command = [sys.executable, str(script), str(road.yaml_path), "--runs", str(runs)]
+        code = start_processes([*command, *overrides], 1, env=dict(os.environ))
+        assert code == 0, f"{name}: training ended with {code}"
+    return road
+
+
+def rows(road: Road, file: str) -> list[dict[str, Any]]:
+    lines = (road.folder("50_train") / file).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def figures(road: Road) -> dict[str, float]:
+    """Final losses, the largest shadow gap (0 without) and seconds a step."""
+    steps = rows(road, "metrics.jsonl")
+    last = steps[-math.ceil(len(steps) / 20) :]
+    held_out = rows(road, "validation.jsonl")[-1]
+    tokens = held_out["tokens"]
+    return {
+        "training": statistics.fmean(row["lm loss"] for row in last),
+        "validation": sum(held_out["loss"][s] * tokens[s] for s in tokens) / sum(tokens.values()),
+        "shadow": max((abs(row.get("fp8/loss-gap", 0.0)) for row in steps), key=_nan_is_largest),
+        "seconds": statistics.median(row["elapsed_ms"] for row in steps) / 1000,
+    }
+
+
+def _nan_is_largest(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def gap(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    return {k: one[k] / other[k] - 1 for k in ("training", "validation")}
+
+
+def within(gaps: dict[str, float]) -> bool:
+    return all(abs(value) <= LARGEST_GAP for value in gaps.values())
+
+
+def table(results: dict[str, dict[str, float]]) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        "| run | loss, last 5 % of steps | beside bf16 | validation | beside bf16 | largest shadow gap | s a step |",  # noqa: E501
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, one in results.items():
+        gaps = gap(one, results["bf16"])
+        lines.append(
+            f"| {name} | {one['training']:.4f} | {gaps['training']:+.2%} | "
+            f"{one['validation']:.4f} | {gaps['validation']:+.2%} | {one['shadow']:.2%} | "
+            f"{one['seconds']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def rehearse(folder: Path, steps: int, names: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Figures of every run in `names`."""
+    prepare(folder, steps)
+    return {name: figures(train(folder, name, (RUNS | PLANTED)[name])) for name in names}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--only", nargs="+", choices=[*RUNS, *PLANTED], metavar="RUN")
+    arguments = parser.parse_args()
+    set_up_logging()
+    names = ["bf16", *(n for n in [*RUNS, *PLANTED][1:] if n in (arguments.only or [n]))]
+    results = rehearse(arguments.folder, arguments.steps, names)
+    print(table(results))  # noqa: T201
+    bad = [
+        name for name in names if within(gap(results[name], results["bf16"])) == (name in PLANTED)
+    ]
+    for name in bad:
+        place = "within" if name in PLANTED else "outside"
+        print(f"FAILED: {name} is {place} {LARGEST_GAP:.1%} of bf16")  # noqa: T201
+    return int(bool(bad))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
