@@ -31,11 +31,13 @@ slurm: $(READY)
 bench-data: $(READY)
 	$(BIN)/python tests/bench/data_plane --record
 
-# Long campaigns: 1,000 kills, every system call failing (needs strace), fuzzing with sanitizers.
+# Long campaigns: 1,000 kills, every system call failing (needs strace), fuzzing with sanitizers,
+# 1,000 steps in every FP8 recipe.
 soak: $(READY)
 	$(BIN)/python tests/soak/index_kills.py --kills 1000
 	$(BIN)/python tests/soak/index_faults.py
 	$(BIN)/python tests/native/fuzz/run.py --seconds 300
+	$(BIN)/python tests/soak/fp8_rehearsal.py runs/fp8_rehearsal
 
 check: $(READY)
 	$(BIN)/ruff format --check .

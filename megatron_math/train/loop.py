@@ -13,6 +13,7 @@ from megatron_math.base.files import write_json
 from megatron_math.base.log import log
 from megatron_math.checkpoint.folders import publish, sweep, temporary_folder
 from megatron_math.checkpoint.state import save_training_state
+from megatron_math.model.fp8_config import Fp8Config
 from megatron_math.train.config import CheckpointConfig, TrainConfig
 from megatron_math.train.metrics import Metrics
 from megatron_math.train.optimizer import whole_weights
@@ -43,8 +44,7 @@ class Run:
     save_folder: Path
     metrics: Metrics | None
     flops_per_token: float
-    shadow_interval: int | None
-    """Iterations between losses without FP8; None for none."""
+    fp8: Fp8Config | None
     add_files: Callable[[Path], None]
     """Puts model.json and the tokenizer into a checkpoint folder (rank 0)."""
 
@@ -73,13 +73,13 @@ def one_iteration(run: Run, progress: Progress, num_iterations: int) -> None:
     """One optimizer step and its line in metrics.jsonl."""
     started = time.perf_counter()
     lr = learning_rate(run.train, progress.iteration, num_iterations)
+    shadow_interval = run.fp8.shadow_interval if run.fp8 is not None else None
     result = train_step(
         run.trainee,
         progress.iteration,
         lr=lr,
         weight_decay=run.train.weight_decay,
-        with_shadow=bool(run.shadow_interval)
-        and (progress.iteration + 1) % run.shadow_interval == 0,  # type: ignore[operator]
+        with_shadow=shadow_interval is not None and (progress.iteration + 1) % shadow_interval == 0,
     )
     seconds = time.perf_counter() - started
     progress.iteration += 1
@@ -107,6 +107,7 @@ def _row(
         "learning-rate": lr,
         **({"loss-scale": result.loss_scale} if result.loss_scale != 1.0 else {}),
         **({"skipped": True} if result.is_skipped else {}),
+        **({"fp8": run.fp8.recipe} if run.fp8 is not None else {}),
         **_loss_gap(result, progress.iteration),
         "elapsed_ms": round(seconds * 1e3, 3),
         "tokens_per_second": round(tokens / seconds, 1),

@@ -195,7 +195,7 @@ def train_rank(road: Road, order: Order) -> None:
                 checkpoint=order.checkpoint,
                 save_folder=order.save_folder,
                 metrics=metrics,
-                shadow_interval=fp8.shadow_interval if fp8 is not None else None,
+                fp8=fp8,
                 flops_per_token=training_flops_per_token(order.model, sequence_length),
                 add_files=lambda folder: _add_files(order, folder),
             ),
