@@ -1,9 +1,10 @@
-"""Train one small model in bf16 and in every emulated FP8 recipe, and compare the losses.
+"""Continue one small model in bf16 and in every emulated FP8 recipe, and compare the losses.
 
     python tests/soak/fp8_rehearsal.py FOLDER [--steps 1000] [--only RUN ...]
 
-All runs begin with the same weights and see the same samples in the same order. The text
-is plain English, since problems in arithmetic are learnt in jumps, whose moment any rounding moves.
+All runs begin with the same weights, of a model that was trained in fp32 for a quarter of the
+steps, and see the same samples in the same order, none twice. Fresh weights, repeated texts and
+arithmetic are learnt in jumps, whose moment any rounding moves, by more than what is asked here.
 Printed for each run: the mean loss of the last 5 % of the steps, the last validation loss, both
 beside bf16, and the largest gap of a shadow step; fp32 shows how far rounding alone takes a run.
 Exit code 1 unless every recipe lies within 0.5 % of bf16 and every planted fault outside, in
@@ -31,33 +32,36 @@ from megatron_math.device.start import start_processes
 from megatron_math.pipeline import run_road
 
 LARGEST_GAP = 0.005
-ROAD: dict[str, Any] = {
-    "name": "rehearsal",
+BATCH, LENGTH = 8, 64
+BASE: dict[str, Any] = {
+    "name": "base",
     "seed": 11,
     "base": {"preset": "tiny"},
     "model": {
         "hidden_size": 128, "num_layers": 2, "num_attention_heads": 4, "num_query_groups": 2,
-        "ffn_hidden_size": 352, "vocab_size": 512, "max_sequence_length": 64,
+        "ffn_hidden_size": 352, "vocab_size": 512, "max_sequence_length": LENGTH,
     },
-    "index": {
-        "tokenizer": {"train": {"vocab_size": 512}},
-        "sources": {"english": {"path": "english.jsonl"}},
-    },
-    "blend": {"sequence_length": 64, "mix": {"english": {"share": 1}}},
-    "precision": {"dtype": "bf16"},
+    "index": {"tokenizer": {"train": {"vocab_size": 512}}},
+    "precision": {"dtype": "fp32"},
     "train": {
-        "global_batch_size": 8,
-        "micro_batch_size": 4,
+        "global_batch_size": BATCH,
+        "micro_batch_size": BATCH // 2,
         "lr": 1e-3,
-        "min_lr": 1e-4,
-        "schedule": "cosine",
-        "warmup_share": 0.03,
-        "validation_samples": 64,
+        "schedule": "constant",
+        "warmup_share": 0.1,
+        "validation_samples": 256,
         "tensorboard": False,
         "log_interval": 100,
     },
     "checkpoint": {"interval": 100_000},
 }  # fmt: skip
+CONTINUED = {key: part for key, part in BASE.items() if key != "model"} | {
+    "name": "rehearsal",
+    "base": {"run": "../base"},
+    "index": {"tokenizer": "base"},
+    "precision": {"dtype": "bf16"},
+    "train": BASE["train"] | {"schedule": "cosine", "min_lr": 1e-4, "warmup_share": 0.03},
+}
 
 SHADOW = "shadow_interval: 50"
 RUNS = {
@@ -97,27 +101,34 @@ def english() -> Iterator[str]:
                     yield text
 
 
-def prepare(folder: Path, steps: int) -> Path:
-    """The road up to the blend, done once; returns its YAML file."""
-    yaml_path = folder / "road.yaml"
-    if not yaml_path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "english.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps({"text": text}) + "\n" for text in english())
-        road = json.loads(json.dumps(ROAD))
-        batch, length = road["train"]["global_batch_size"], road["blend"]["sequence_length"]
-        road["index"]["sources"]["english"]["path"] = str(folder / "english.jsonl")
-        road["blend"]["tokens"] = steps * batch * length
-        road["train"]["validation_interval"] = max(1, steps // 5)
-        yaml_path.write_text(yaml.safe_dump(road))
-    run_road(Road.load(yaml_path, runs=folder / "runs"), last="blend")
-    return yaml_path
+def prepare(folder: Path, steps: int) -> None:
+    """The base, trained, and the road that continues it up to the blend; done once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = list(english())
+    parts = {"base": texts[::5], "rehearsal": [t for n, t in enumerate(texts) if n % 5]}
+    for road, num_steps in ((BASE, steps // 4), (CONTINUED, steps)):
+        name = road["name"]
+        path, yaml_path = folder / f"{name}.jsonl", folder / f"{name}.yaml"
+        if not yaml_path.exists():
+            path.write_text("".join(json.dumps({"text": text}) + "\n" for text in parts[name]))
+            sources = {"english": {"path": str(path)}}
+            blend = {
+                "sequence_length": LENGTH,
+                "tokens": num_steps * BATCH * LENGTH,
+                "mix": {"english": {"share": 1}},
+            }
+            train = road["train"] | {"validation_interval": max(1, num_steps // 5)}
+            index = road["index"] | {"sources": sources}
+            whole = road | {"index": index, "blend": blend, "train": train}
+            yaml_path.write_text(yaml.safe_dump(whole))
+        last = "export" if road is BASE else "blend"
+        run_road(Road.load(yaml_path, runs=folder / "runs"), last=last)
 
 
 def train(folder: Path, name: str, overrides: list[str]) -> Road:
     """Train one run, in a process of its own, unless it is done."""
     runs = folder / name.replace(" ", "_").replace(",", "").replace("^", "")
-    road = Road.load(folder / "road.yaml", overrides, runs)
+    road = Road.load(folder / "rehearsal.yaml", overrides, runs)
     if not (road.folder("50_train") / "DONE").exists():
         shutil.rmtree(runs, ignore_errors=True)
         shutil.copytree(folder / "runs", runs, symlinks=True)
