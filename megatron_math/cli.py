@@ -161,6 +161,7 @@ def blend(
         ("train", "megatron_math.train.config", "TrainConfig"),
         ("parallel", "megatron_math.train.config", "ParallelConfig"),
         ("precision", "megatron_math.train.config", "PrecisionConfig"),
+        ("precision.fp8", "megatron_math.model.fp8_config", "Fp8Config"),
         ("checkpoint", "megatron_math.train.config", "CheckpointConfig"),
     )
 )

@@ -139,7 +139,8 @@ class GPT(GPTModel):
         weight_VH = self.output_layer.weight
         if self.share_embeddings_and_output_weights:
             weight_VH = self.shared_embedding_or_output_weight()
-        assert labels is not None and loss_mask is not None
+        assert labels is not None
+        assert loss_mask is not None
         rows = weight_VH.shape[0]
         first_row = get_tensor_model_parallel_rank() * rows
         loss_SB = linear_cross_entropy(

@@ -21,7 +21,9 @@ from megatron_math.train.config import TrainConfig
 FIRST_LOSS_SCALE = 2.0**10
 
 
-def wrap_for_training(models: list[Any], dtype: torch.dtype, *, overlap: bool) -> list[Any]:
+def wrap_for_training(
+    models: list[Any], dtype: torch.dtype, *, overlap: bool, fp8_weights: bool = False
+) -> list[Any]:
     """Half-precision wrapper when asked, then data parallel with fp32 gradients.
 
     overlap: a bucket of gradients is sent when its last one is there, and weights are fetched just
@@ -36,6 +38,7 @@ def wrap_for_training(models: list[Any], dtype: torch.dtype, *, overlap: bool) -
         grad_reduce_in_fp32=True,
         overlap_grad_reduce=overlap,
         overlap_param_gather=overlap,
+        fp8_param_gather=fp8_weights,
         # Losses are sums over tokens; the step divides once, by the global token count.
         average_in_collective=False,
     )
@@ -77,6 +80,7 @@ def build_optimizer(
     *,
     overlap: bool,
     loss_scale: float | None = None,
+    fp8_recipe: str | None = None,
 ) -> Any:
     """AdamW, sharded over the replicas, with fp32 master weights; norms carry no decay.
 
@@ -101,6 +105,7 @@ def build_optimizer(
             params_dtype=dtype,
             use_distributed_optimizer=True,
             overlap_param_gather=overlap,
+            fp8_recipe=fp8_recipe,
         ),
         models,
         # Core's extra gloo groups serve checkpoint formats that are not used here.
