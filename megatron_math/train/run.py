@@ -73,7 +73,10 @@ def run(road: Road) -> Stage:
     launched = launched_ranks()
     world = launched[1] if launched else local_world(order.parallel)
     check_stages(order.train, order.plan, order.parallel.grid, world)
-    _check_fp8(order)
+    for planned in order.plan.stages:
+        settings = order.train.of_stage(planned.name)
+        grid, length = order.parallel.grid, planned.sequence_length
+        check_fp8(order.precision, settings, order.model, grid, length)
     if launched is None:
         order.stage.begin()
         _start_ranks(road, order)
@@ -315,19 +318,20 @@ def check_batch(train: TrainConfig, grid: Grid, world: int) -> None:
         )
 
 
-def _check_fp8(order: Order) -> None:
-    fp8 = order.precision.fp8
+def check_fp8(
+    precision: PrecisionConfig, train: TrainConfig, model: ModelConfig, grid: Grid, length: int
+) -> None:
+    """FP8 must go with the model, the adapters and a stage of such sequences. Raises UserError."""
+    fp8 = precision.fp8
     if fp8 is None:
         return
-    for what, found in (("train.lora", order.train.lora), ("experts", order.model.num_experts)):
+    for what, found in (("train.lora", train.lora), ("experts", model.num_experts)):
         if found is not None:
             raise UserError(
                 f"precision.fp8 does not go with {what} yet: nothing proves that it computes the "
                 f"same; leave one of them out"
             )
-    for stage in stages_of(order.train, order.plan):
-        length = next(s.sequence_length for s in order.plan.stages if s.name == stage.name)
-        fp8.refuse_sizes(order.model, order.parallel.grid, stage.train.micro_batch_size, length)
+    fp8.refuse_sizes(model, grid, train.micro_batch_size, length)
 
 
 def refuse_other_run(order: Order) -> None:
