@@ -1,8 +1,8 @@
 """Output layer and cross entropy in one, a few rows at a time: whole logits never exist.
 
 The gradients of a chunk are made with its logits, in the forward pass, and scaled in the backward
-pass (the idea of Hsu et al. 2024, arXiv 2410.10989, section 3.2). Tokens
-that carry no loss cost nothing on a CPU.
+pass (the idea of Hsu et al. 2024, arXiv 2410.10989, section 3.2). Tokens that carry no loss cost
+nothing on a CPU.
 
 Shapes: S sequence, B micro-batch, T = S*B tokens (of all tensor ranks), K tokens of them with loss,
 H hidden, V rows of the output weight on this rank.
@@ -18,8 +18,8 @@ from megatron.core.tensor_parallel.mappings import (
 )
 
 CHUNK_BYTES = {"cpu": 1 << 26, "gpu": 1 << 28}
-"""Of a chunk's fp32 logits. The weight comes from memory once a chunk, so small ones are slower: with
-32,000 words of 384 values one of 8 MB took 1.6 times one of 128 MB (2026-11-22)."""
+"""Of a chunk's fp32 logits. The weight comes from memory once a chunk, so small ones are slower:
+with 32,000 words of 384 values one of 8 MB took 1.6 times one of 128 MB (2026-11-22)."""
 
 
 def linear_cross_entropy(
