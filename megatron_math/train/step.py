@@ -5,7 +5,7 @@ virtual stage of this rank, and calls the loss it returns on the last pipeline s
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron_math.device.open import Device
 from megatron_math.model.experts import Balance
 from megatron_math.train.feed import Feed, MicroBatch
+from megatron_math.train.gauge import Phases
 from megatron_math.train.loss import next_token_loss
 
 
@@ -28,6 +29,7 @@ class Trainee:
     device: Device
     balance: Balance | None = None
     """Of a model with experts."""
+    phases: Phases = field(default_factory=Phases)
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,18 @@ def train_step(trainee: Trainee, iteration: int, *, lr: float, weight_decay: flo
     for model in trainee.models:
         model.zero_grad_buffer()
     trainee.optimizer.zero_grad()
-    microbatches = trainee.feed.microbatches(iteration)
+    with trainee.phases("data"):
+        microbatches = trainee.feed.microbatches(iteration)
     if trainee.balance is not None:
         _begin_balance(trainee.balance, microbatches, trainee.device)
-    report_2K = _run(trainee, microbatches, forward_only=False)
+    with trainee.phases("forward_backward"):
+        report_2K = _run(trainee, microbatches, forward_only=False)
     for group in trainee.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_mult", 1.0)
         group["weight_decay"] = weight_decay * group.get("wd_mult", 1.0)
     loss_scale = float(trainee.optimizer.get_loss_scale())  # before it changes
-    is_done, grad_norm, _ = trainee.optimizer.step()
+    with trainee.phases("optimizer"):
+        is_done, grad_norm, _ = trainee.optimizer.step()
     result = _result(trainee, report_2K, float(grad_norm or 0.0))
     if trainee.balance is not None:
         num_layers = trainee.models[0].config.num_layers
