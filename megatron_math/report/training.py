@@ -69,11 +69,10 @@ def _gauged(rows: list[dict[str, Any]]) -> dict[str, Any]:
         if "mfu" in row:
             shares.setdefault(row["mfu_peak"], []).append(row["mfu"])
     kinds = ("peak_reserved_bytes", "peak_process_bytes")
+    peaks = [row[kind] for row in rows for kind in kinds if kind in row]
     return {
         "median_mfu": {peak: statistics.median(values) for peak, values in shares.items()},
-        "peak_memory_bytes": max(
-            (row[kind] for row in rows for kind in kinds if kind in row), default=None
-        ),
+        **({"peak_memory_gib": round(max(peaks) / 2**30, 2)} if peaks else {}),
     }
 
 
