@@ -173,6 +173,9 @@ def train(
     mock_data: Annotated[
         bool, typer.Option("--mock-data", help="random tokens, to price the loader: 50_train_mock")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="trace a few steps: train.profile with its defaults")
+    ] = False,
     gpus: Annotated[
         int | None, typer.Option(min=1, help="dry run: as if on so many; default: as started here")
     ] = None,
@@ -192,6 +195,7 @@ def train(
 
     A dry run builds single ranks of a world of any size, without GPUs and without memory."""
     overrides = [*(overrides or []), *(["train.mock_data=true"] if mock_data else [])]
+    overrides = [*(["train.profile={}"] if profile else []), *overrides]
     if megatron_flags is not None or as_megatron_flags:
         from megatron_math.megatron_flags import road as roads
         from megatron_math.megatron_flags import table

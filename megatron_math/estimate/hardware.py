@@ -1,4 +1,5 @@
-"""GPUs as data: one YAML file each in `gpus/`, every number with its source; a path is read too.
+"""GPUs as data: one YAML file each in `device/gpus/`, every number with its source; a path is
+read too.
 
 Peaks are dense. What no data sheet gives, the shares of rated speeds that real kernels reach, is in
 `shares.yaml`, one set per architecture.
@@ -13,13 +14,13 @@ from pydantic import Field, model_validator
 
 from megatron_math.base.config import Section, load_yaml, parse_section
 from megatron_math.base.errors import UserError
+from megatron_math.device.peak import GPU_FILES
 
 Precision = Literal["fp32", "bf16", "fp8", "mxfp8"]
 AttentionKernel = Literal["flash1", "flash2", "flash3"]
 
-_FOLDER = files("megatron_math.estimate") / "gpus"
 GPUS: tuple[str, ...] = tuple(
-    sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir())
+    sorted(entry.name.removesuffix(".yaml") for entry in GPU_FILES.iterdir())
 )
 """Names of the GPUs that are known without a file."""
 
@@ -47,6 +48,8 @@ class Gpu(Section):
     """One GPU in the machine it usually stands in."""
 
     name: str
+    called: list[str] = []
+    """What its driver calls it, letter by letter; a run on it is measured against these peaks."""
     architecture: str
     """Which set of `shares.yaml` applies; any name where `shares` is given here."""
     memory_bytes: int = Field(gt=0)
@@ -99,7 +102,7 @@ def load_shares() -> dict[str, Shares]:
 def load_gpu(name_or_path: str) -> Gpu:
     """A known GPU by name, or any by the path of its YAML file. UserError when it is neither."""
     if name_or_path in GPUS:
-        text = (_FOLDER / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        text = (GPU_FILES / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     elif Path(name_or_path).is_file():
         text = Path(name_or_path).read_text(encoding="utf-8")
     else:

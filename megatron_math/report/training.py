@@ -51,10 +51,28 @@ def read_training(folder: Path) -> dict[str, Any] | None:
         "tokens": rows[-1]["consumed_tokens"],
         "step_seconds": round(math.fsum(row["elapsed_ms"] for row in rows) / 1000, 1),
         "median_tokens_per_second": statistics.median(row["tokens_per_second"] for row in rows),
+        **_gauged(rows),
         "not_finite": sum(not _finite(row["lm loss"]) for row in rows),
         "stages": _stages(rows),
         "curves": curves,
         "course": _course(rows),
+    }
+
+
+def _gauged(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """MFU by the peak it is of (a run may go on in another precision), and the fullest memory.
+
+    Of a GPU what was taken from its driver counts, of a CPU the largest process.
+    """
+    shares: dict[str, list[float]] = {}
+    for row in rows:
+        if "mfu" in row:
+            shares.setdefault(row["mfu_peak"], []).append(row["mfu"])
+    kinds = ("peak_reserved_bytes", "peak_process_bytes")
+    peaks = [row[kind] for row in rows for kind in kinds if kind in row]
+    return {
+        "median_mfu": {peak: statistics.median(values) for peak, values in shares.items()},
+        **({"peak_memory_gib": round(max(peaks) / 2**30, 2)} if peaks else {}),
     }
 
 

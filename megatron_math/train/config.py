@@ -79,6 +79,18 @@ class WandbConfig(Section):
     mode: Literal["online", "offline"] = "offline"
 
 
+class ProfileConfig(Section):
+    """A trace of a few steps, in 50_train/profile/; other steps and the result stay as they are."""
+
+    first: int = Field(10, ge=1)
+    """The first recorded step, counted in this launch; those before it warm up."""
+    steps: int = Field(3, ge=1)
+    ranks: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    tool: Literal["torch", "nsys"] = "torch"
+    """torch writes traces itself; nsys, GPU only, is run around the command, as `nsys profile
+    --capture-range=cudaProfilerApi --capture-range-end=stop --trace=cuda,nvtx`."""
+
+
 class StageConfig(Section):
     """A stage of blend with a schedule of its own; what is left out is the run's.
 
@@ -152,6 +164,8 @@ class TrainConfig(Section):
     stop_after: Annotated[Annotated[int, Field(ge=1)] | str | None, LOCATION] = None
     """Stop on purpose after this iteration, or behind the stage of this name, with a checkpoint
     and exit code 75."""
+    profile: Annotated[ProfileConfig | None, LOCATION] = None
+    """Record a few steps; left out: none."""
     stages: dict[str, StageConfig] | None = None
     """By name, stages of blend with a schedule of their own; the others share one."""
 

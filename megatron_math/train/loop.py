@@ -17,9 +17,12 @@ from megatron_math.checkpoint.state import (
     load_weights,
     save_training_state,
 )
+from megatron_math.device.gauge import peak_memory
 from megatron_math.device.optimizer_state import reset_optimizer_state
+from megatron_math.model.flops import AttentionCount
 from megatron_math.model.fp8_config import Fp8Config
 from megatron_math.train.config import CheckpointConfig, TrainConfig
+from megatron_math.train.gauge import Profile, milliseconds
 from megatron_math.train.metrics import Metrics
 from megatron_math.train.optimizer import whole_weights
 from megatron_math.train.stages import (
@@ -56,9 +59,12 @@ class Run:
     """The weights that the run began with: a folder of a checkpoint."""
     save_folder: Path
     metrics: Metrics | None
-    flops_per_token: Callable[[int], float]
-    """Of a sample of so many tokens."""
     fp8: Fp8Config | None
+    flops_per_token: Callable[[int, AttentionCount], float]
+    """Of a sample of so many tokens, attention counted so."""
+    peak: tuple[str, float] | None
+    """Precision, and dense FLOP/s of one device in it, where that is known."""
+    profile: Profile
     add_files: Callable[[Path], None]
     """Puts model.json and the tokenizer into a checkpoint folder (rank 0)."""
 
@@ -74,19 +80,23 @@ def train_loop(run: Run, progress: Progress) -> bool:
             validate(run, progress)
         while progress.iteration < feed.num_iterations:
             begin_stage(run, progress)
-            one_iteration(run, progress)
+            with run.profile.step(progress.iteration):
+                is_asked = one_iteration(run, progress, stop)
             at_end = progress.iteration in ends
-            stopping = _any_rank(bool(stop), run) or progress.iteration == stop_at
+            stopping = is_asked or progress.iteration == stop_at
             saving = at_end or stopping or progress.iteration % run.checkpoint.interval == 0
             loss = None
             due = at_end or progress.iteration % run.train.validation_interval == 0
             if due or (saving and is_chosen_from):
                 loss = validate(run, progress)
             if saving:
-                save(run, progress, loss)
-            if stopping and progress.iteration < feed.num_iterations:
-                return False
-    return True
+                with run.trainee.phases("save"):
+                    save(run, progress, loss)
+            if stopping:
+                break
+    run.profile.close(progress.iteration)
+    run.trainee.phases.take()
+    return progress.iteration == feed.num_iterations
 
 
 def begin_stage(run: Run, progress: Progress) -> None:
@@ -114,8 +124,9 @@ def begin_stage(run: Run, progress: Progress) -> None:
             reset_optimizer_state(optimizer)
 
 
-def one_iteration(run: Run, progress: Progress) -> None:
-    """One optimizer step and its line in metrics.jsonl."""
+def one_iteration(run: Run, progress: Progress, stop: list[int]) -> bool:
+    """One optimizer step and its line in metrics.jsonl. True when a rank's `stop` has a signal."""
+    between = run.trainee.phases.take()
     started = time.perf_counter()
     stage = run.trainee.feed.stage_at(progress.iteration)
     lr = stage.learning_rate(progress.iteration)
@@ -127,22 +138,39 @@ def one_iteration(run: Run, progress: Progress) -> None:
         weight_decay=stage.train.weight_decay,
         with_shadow=shadow_interval is not None and (progress.iteration + 1) % shadow_interval == 0,
     )
+    phases = run.trainee.phases.take()  # waits for the device
     seconds = time.perf_counter() - started
     progress.iteration += 1
+    is_asked, memory = _agreed(bool(stop), run)
+    gauged = memory | {
+        "phases_ms": milliseconds(phases, seconds),
+        **({"between_ms": milliseconds(between)} if between else {}),
+    }
     if run.metrics is not None:
         progress.consumed_tokens += result.num_tokens
-        row = _row(run, progress, result, lr=lr, seconds=seconds)
+        row = _row(run, progress, result, lr=lr, seconds=seconds, gauged=gauged)
         run.metrics.step(row, global_batch_size=stage.train.global_batch_size)
+    return is_asked
 
 
 def _row(
-    run: Run, progress: Progress, result: StepResult, *, lr: float, seconds: float
+    run: Run,
+    progress: Progress,
+    result: StepResult,
+    *,
+    lr: float,
+    seconds: float,
+    gauged: dict[str, Any],
 ) -> dict[str, Any]:
     feed = run.trainee.feed
     stage = feed.stage_at(progress.iteration - 1)
     sequence_length = feed.sequence_length(progress.iteration - 1)
     tokens = stage.train.global_batch_size * sequence_length
-    flops = tokens * run.flops_per_token(sequence_length)
+    rate = tokens / seconds / run.trainee.device.world
+    flops, flops_full = (
+        rate * run.flops_per_token(sequence_length, causal) for causal in ("half", "full")
+    )
+    mfu = {} if run.peak is None else {"mfu": flops / run.peak[1], "mfu_peak": run.peak[0]}
     return {
         "iteration": progress.iteration,
         "stage": stage.name,
@@ -159,7 +187,11 @@ def _row(
         **_loss_gap(result, progress.iteration),
         "elapsed_ms": round(seconds * 1e3, 3),
         "tokens_per_second": round(tokens / seconds, 1),
-        "tflops": round(flops / seconds / 1e12 / run.trainee.device.world, 6),
+        "tokens_per_second_per_process": round(rate, 1),
+        "tflops": round(flops / 1e12, 6),
+        "tflops_full": round(flops_full / 1e12, 6),
+        **mfu,
+        **gauged,
         "data_wait_ms": round(feed.wait_seconds * 1e3, 3),
     }
 
@@ -182,7 +214,7 @@ def validate(run: Run, progress: Progress) -> float | None:
     if run.train.validation_samples == 0 or run.train.mock_data:
         return None
     results = {}
-    with whole_weights(run.trainee.models):
+    with run.trainee.phases("validation"), whole_weights(run.trainee.models):
         for source in run.trainee.feed.sources:
             result = validation_step(run.trainee, source, run.train.validation_samples)
             if result.loss is not None:
@@ -232,7 +264,11 @@ def _catch_stop_signals() -> list[int]:
     return seen
 
 
-def _any_rank(flag: bool, run: Run) -> bool:
-    value = torch.tensor([int(flag)], device=run.trainee.device.torch_device)
-    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
-    return bool(value.item())
+def _agreed(flag: bool, run: Run) -> tuple[bool, dict[str, int]]:
+    """(whether any rank has the flag, peak memory of the fullest rank), in one message."""
+    device = run.trainee.device
+    memory = peak_memory(device)
+    values = torch.tensor([int(flag), *memory.values()], device=device.torch_device)
+    torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
+    is_any, *peaks = values.tolist()
+    return bool(is_any), dict(zip(memory, peaks, strict=True))

@@ -43,10 +43,11 @@ class Metrics:
             "iteration-time": row["elapsed_ms"] / 1000,
             "throughput/tokens_per_sec": row["tokens_per_second"],
             "throughput/tflops/device": row["tflops"],
+            **({"throughput/mfu": row["mfu"]} if "mfu" in row else {}),
         } | {
             key: value
             for key, value in row.items()
-            if key.startswith(("loss/", "fp8/")) or key == "load_balancing_loss"
+            if key.startswith(("loss/", "fp8/", "peak_")) or key == "load_balancing_loss"
         }
         self._scalars(scalars, row["iteration"], samples)
         if row["iteration"] % self._log_interval == 0 or row["iteration"] == self._num_iterations:
@@ -67,6 +68,11 @@ class Metrics:
         self.say(
             f" validation loss at iteration {iteration} | lm loss value: {mean:.6E} | {each} |"
         )
+
+    def phases(self, seconds: dict[str, float]) -> None:
+        """Where the time of this launch went."""
+        each = " | ".join(f"{name}: {value:.3f}" for name, value in seconds.items())
+        self.say(f" time by phase of this launch (s) | {each} |")
 
     def say(self, line: str) -> None:
         self._log.write(line + "\n")
@@ -108,6 +114,15 @@ def log_line(row: dict[str, Any], num_iterations: int, global_batch_size: int) -
     line += " number of nan iterations:   0 |"
     left = (num_iterations - row["iteration"]) * row["elapsed_ms"] / 1000
     line += f" tokens per second: {row['tokens_per_second']:.0f} |"
+    line += f" per process: {row['tokens_per_second_per_process']:.0f} |"
+    line += f" with full attention (TFLOP/s/GPU): {row['tflops_full']:.1f} |"
+    if "mfu" in row:
+        line += f" MFU ({row['mfu_peak']} peak): {row['mfu']:.1%} |"
+    for kind in ("process", "allocated", "reserved"):
+        if (peak := row.get(f"peak_{kind}_bytes")) is not None:
+            line += f" {kind} at most (GiB): {peak / 2**30:.2f} |"
+    each = ", ".join(f"{name} {value:.1f}" for name, value in row["phases_ms"].items())
+    line += f" phases (ms): {each} |"
     line += f" consumed tokens: {row['consumed_tokens']} | time left (s): {left:.0f} |"
     line += f" data wait (ms): {row['data_wait_ms']:.1f} |"
     return line

@@ -15,6 +15,7 @@ from megatron.core.transformer.module import Float16Module
 
 from megatron_math.device.kernels import choose_adam
 from megatron_math.train.config import TrainConfig
+from megatron_math.train.gauge import Phases
 
 # The loss that is scaled is a sum over tokens: what a mean of 8,192 tokens calls 2^16 is 2^3 here,
 # and 2^16 times the gradient of a token's own logit is beyond half precision.
@@ -22,12 +23,18 @@ FIRST_LOSS_SCALE = 2.0**10
 
 
 def wrap_for_training(
-    models: list[Any], dtype: torch.dtype, *, overlap: bool, fp8_weights: bool = False
+    models: list[Any],
+    dtype: torch.dtype,
+    *,
+    overlap: bool,
+    fp8_weights: bool = False,
+    phases: Phases | None = None,
 ) -> list[Any]:
     """Half-precision wrapper when asked, then data parallel with fp32 gradients.
 
     overlap: a bucket of gradients is sent when its last one is there, and weights are fetched just
     before their layer; `whole_weights` must then be around everything but steps.
+    phases: told how long gradients are reduced behind the backward pass.
     """
     if dtype != torch.float32:
         models = [Float16Module(model.config, model) for model in models]
@@ -42,6 +49,9 @@ def wrap_for_training(
         # Losses are sums over tokens; the step divides once, by the global token count.
         average_in_collective=False,
     )
+    finalize = finalize_model_grads
+    if phases is not None:
+        finalize = phases.timed("reduce", finalize)
     wrapped = [
         DistributedDataParallel(
             config=model.config, ddp_config=ddp_config, module=model, disable_bucketing=number > 0
@@ -49,7 +59,7 @@ def wrap_for_training(
         for number, model in enumerate(models)
     ]
     for model in wrapped:
-        model.config.finalize_model_grads_func = finalize_model_grads
+        model.config.finalize_model_grads_func = finalize
         if overlap:
             each = [(one.no_sync, one.start_grad_sync, one.start_param_sync) for one in wrapped]
             no_sync, grad_sync, param_sync = map(list, zip(*each, strict=True))

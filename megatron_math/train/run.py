@@ -119,16 +119,20 @@ def train_rank(road: Road, order: Order) -> None:
     import torch
 
     from megatron_math.checkpoint.state import load_training_state, load_weights
+    from megatron_math.device.gauge import clock_of, device_peak
     from megatron_math.device.open import open_device
     from megatron_math.model.build import build_model, check_grid
     from megatron_math.model.lora import is_adapter
     from megatron_math.train.feed import Feed
+    from megatron_math.train.gauge import Phases, Profile
     from megatron_math.train.loop import Progress, Run, train_loop
     from megatron_math.train.metrics import Metrics
     from megatron_math.train.optimizer import build_optimizer, wrap_for_training
     from megatron_math.train.step import Trainee
 
     with open_device(order.parallel.grid, road.seed) as device:
+        phases = Phases(clock_of(device))
+        profile = Profile(order.train.profile, order.stage.folder / "profile", device, phases)
         feed = Feed(
             order.plan,
             order.train,
@@ -179,7 +183,11 @@ def train_rank(road: Road, order: Order) -> None:
         overlap = order.parallel.overlap and device.num_copies > 1
         fp8 = order.precision.fp8
         models = wrap_for_training(
-            models, dtype, overlap=overlap, fp8_weights=fp8 is not None and fp8.parameters
+            models,
+            dtype,
+            overlap=overlap,
+            fp8_weights=fp8 is not None and fp8.parameters,
+            phases=phases,
         )
         optimizer = build_optimizer(
             models,
@@ -206,7 +214,11 @@ def train_rank(road: Road, order: Order) -> None:
                 num_iterations=feed.num_iterations,
                 name=road.name,
             )
-        trainee = Trainee(models, optimizer, feed, device, balance)
+        precision = _computed_in(order.precision)
+        device_name, peak = device_peak(device, precision)
+        if device.rank == 0 and peak is None:
+            log.info("no MFU is given: the %s peak of this %s is not known", precision, device_name)
+        trainee = Trainee(models, optimizer, feed, device, balance, phases)
         finished = train_loop(
             Run(
                 trainee=trainee,
@@ -215,15 +227,18 @@ def train_rank(road: Road, order: Order) -> None:
                 base=open_checkpoint(order.start).folder,
                 save_folder=order.save_folder,
                 metrics=metrics,
-                flops_per_token=lambda length: training_flops_per_token(
-                    order.model, length, lora=order.train.lora
+                flops_per_token=lambda length, causal: training_flops_per_token(
+                    order.model, length, causal, lora=order.train.lora
                 ),
                 fp8=fp8,
+                peak=None if peak is None else (precision, peak),
+                profile=profile,
                 add_files=lambda folder: _add_files(order, folder),
             ),
             progress,
         )
         if metrics is not None:
+            metrics.phases(phases.totals)
             metrics.close()
         device.barrier()
         if not finished:
@@ -231,6 +246,11 @@ def train_rank(road: Road, order: Order) -> None:
             raise StoppedOnRequest(f"stopped after iteration {progress.iteration}, {saved}")
         if device.rank == 0:
             _finish(order, feed.num_iterations)
+
+
+def _computed_in(precision: PrecisionConfig) -> str:
+    """The number type of most matrix products, by the name that peaks have: fp16's is bf16's."""
+    return "fp32" if precision.dtype == "fp32" else "bf16"
 
 
 def _finish(order: Order, num_iterations: int) -> None:

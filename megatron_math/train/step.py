@@ -5,7 +5,7 @@ virtual stage of this rank, and calls the loss it returns on the last pipeline s
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from megatron_math.device.open import Device
 from megatron_math.model.experts import Balance
 from megatron_math.model.fp8 import begin_step, without_fp8
 from megatron_math.train.feed import Feed, MicroBatch
+from megatron_math.train.gauge import Phases
 from megatron_math.train.loss import next_token_loss
 from megatron_math.train.optimizer import whole_weights
 
@@ -30,6 +31,7 @@ class Trainee:
     device: Device
     balance: Balance | None = None
     """Of a model with experts."""
+    phases: Phases = field(default_factory=Phases)
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,26 @@ def train_step(
     trainee: Trainee, iteration: int, *, lr: float, weight_decay: float, with_shadow: bool = False
 ) -> StepResult:
     """Run global step `iteration` (from 0) at rate `lr` and change the weights."""
-    microbatches = trainee.feed.microbatches(iteration)
-    shadow = _shadow_step(trainee, microbatches) if with_shadow else None
+    with trainee.phases("data"):
+        microbatches = trainee.feed.microbatches(iteration)
+    shadow = None
+    if with_shadow:
+        with trainee.phases("shadow"):
+            shadow = _shadow_step(trainee, microbatches)
     begin_step(trainee.models)
     for model in trainee.models:
         model.zero_grad_buffer()
     trainee.optimizer.zero_grad()
     if trainee.balance is not None:
         _begin_balance(trainee.balance, microbatches, trainee.device)
-    report_2K = _run(trainee, microbatches, forward_only=False)
+    with trainee.phases("forward_backward"):
+        report_2K = _run(trainee, microbatches, forward_only=False)
     for group in trainee.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_mult", 1.0)
         group["weight_decay"] = weight_decay * group.get("wd_mult", 1.0)
     loss_scale = float(trainee.optimizer.get_loss_scale())  # before it changes
-    is_done, grad_norm, _ = trainee.optimizer.step()
+    with trainee.phases("optimizer"):
+        is_done, grad_norm, _ = trainee.optimizer.step()
     result = _result(trainee, report_2K, float(grad_norm or 0.0))
     if trainee.balance is not None:
         num_layers = trainee.models[0].config.num_layers

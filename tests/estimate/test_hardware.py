@@ -35,7 +35,7 @@ def test_the_gpus_that_are_promised() -> None:
 
 
 def test_a_gpu_of_ones_own(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "megatron_math/estimate/gpus/h100.yaml").read_text()
+    text = (Path(__file__).parents[2] / "megatron_math/device/gpus/h100.yaml").read_text()
     own = tmp_path / "own.yaml"
     own.write_text(text.replace("watts: 700", "watts: 350"))
     assert load_gpu(str(own)).watts == 350

@@ -1,5 +1,6 @@
 """The page says what the files say: every number, nothing invented, nothing from the network."""
 
+import json
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json, write_json
 from megatron_math.base.road import Road
 from megatron_math.report.run import run
+from megatron_math.report.training import read_training
 
 
 @dataclass
@@ -124,6 +126,22 @@ def test_numbers_are_written_as_what_they_are(road: Road) -> None:
         digits = len(match.group(1).partition(".")[2].partition("e")[0])
         step = max(abs(value) * 0.01, factor * 10.0**-digits)
         assert min(abs(value - c) for c in close) <= step, (value, written)
+
+
+def test_mfu_names_its_peak_and_memory_is_the_fullest(road: Road) -> None:
+    run(road)
+    page = (road.folder("80_report") / "index.html").read_text()
+    text = " ".join(re.sub("<[^>]+>", "", page).replace("\u202f", " ").split())
+    assert "MFU, median: 41.2 % of the dense bf16 peak, attention counted half." in text
+    assert "The fullest process took 61.00 GiB." in text
+    rows = road.folder("50_train") / "metrics.jsonl"
+    plain = [json.loads(line) for line in rows.read_text().splitlines()]
+    new = ("mfu", "mfu_peak", "peak_reserved_bytes")
+    rows.write_text("".join(
+        json.dumps({k: v for k, v in row.items() if k not in new}) + "\n" for row in plain
+    ))  # fmt: skip
+    assert read_training(rows.parent).keys() >= {"median_mfu"}
+    assert "peak_memory_gib" not in read_training(rows.parent)
 
 
 def test_headline_says_what_was_gained(road: Road) -> None:

@@ -243,7 +243,7 @@ def test_waiting_for_data_is_measured(copy_of) -> None:
     later = [row["data_wait_ms"] / row["elapsed_ms"] for row in rows[2:]]
     assert np.median(later) < 0.05  # the thread is ahead of the loop
     log = (road.folder("50_train") / "log.txt").read_text().splitlines()
-    assert all(line.split("|")[-2].startswith(" data wait (ms): ") for line in log)
+    assert all(line.split("|")[-2].startswith(" data wait (ms): ") for line in log[:-1])
 
 
 @pytest.mark.parametrize(

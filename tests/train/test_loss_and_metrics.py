@@ -46,6 +46,8 @@ def test_the_log_line_is_megatron_lms() -> None:
         "iteration": 20, "consumed_samples": 320, "elapsed_ms": 366.6, "tflops": 1.25,
         "learning-rate": 2.830368e-3, "lm loss": 6.047939, "grad-norm": 0.45,
         "tokens_per_second": 11174.0, "consumed_tokens": 81286, "data_wait_ms": 0.04,
+        "tokens_per_second_per_process": 5587.0, "tflops_full": 1.5, "peak_reserved_bytes": 3 << 29,
+        "mfu": 0.412, "mfu_peak": "fp8", "phases_ms": {"data": 0.25, "other": 366.35},
     }  # fmt: skip
     line = log_line(row, 98, 16).split("] ", 1)[1]
     assert line.startswith(
@@ -55,6 +57,10 @@ def test_the_log_line_is_megatron_lms() -> None:
         "loss scale: 1.0 | grad norm: 0.450 | number of skipped iterations:   0 | "
         "number of nan iterations:   0 |"
     )
+    assert (
+        "| per process: 5587 | with full attention (TFLOP/s/GPU): 1.5 | MFU (fp8 peak): 41.2% | "
+        "reserved at most (GiB): 1.50 | phases (ms): data 0.2, other 366.4 |"
+    ) in line
     assert line.endswith("| time left (s): 29 | data wait (ms): 0.0 |")
 
 
