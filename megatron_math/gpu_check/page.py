@@ -1,9 +1,9 @@
-"""The page of docs/benchmarks made from a result: every figure beside its goal, nothing left out."""
+"""The page of docs/benchmarks from a result: every figure beside its goal, nothing left out."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from megatron_math.gpu_check.settings import CHECKS_GOAL, GAP_GOAL, GOALS, MEMORY_GOAL
+from megatron_math.gpu_check.settings import CHECKS_GOAL, GAP_GOAL, GOALS, MEMORY_GOAL, Goal
 
 
 def page(result: Mapping[str, Any]) -> str:
@@ -57,15 +57,13 @@ def _speed(parts: Mapping[str, Any], *, is_miniature: bool) -> Iterator[str]:
     yield "|---|---:|---:|---:|---:|---|---:|---|---|"
     for name, goal in GOALS.items():
         row = _measured(parts, name)
-        told = f"{goal.reach:,.0f} | {goal.aim:,.0f} | {goal.published}"
+        numbers = ("none set" if n is None else f"{n:,.0f}" for n in (goal.reach, goal.aim))
+        told = " | ".join([*numbers, goal.published])
         label = f"{goal.name}, {name}"
         if row is None:
             yield f"| {label} | {_why(parts, name)} | - | {told} | - | - | - |"
             continue
-        reached = "" if is_miniature else (
-            " (aim)" if row["tokens_per_second"] >= goal.aim
-            else " (goal)" if row["tokens_per_second"] >= goal.reach else " (below)"
-        ) if row["layers"] == row["all_layers"] else " (fewer layers)"  # fmt: skip
+        reached = "" if is_miniature else _reached(row, goal)
         mfu = f"{row['mfu']:.1%} of {row['mfu_of']}" if "mfu" in row else "peak not known"
         yield (
             f"| {label} | {row['tokens_per_second']:,.0f}{reached} "
@@ -79,10 +77,21 @@ def _speed(parts: Mapping[str, Any], *, is_miniature: bool) -> Iterator[str]:
     yield ""
 
 
+def _reached(row: Mapping[str, Any], goal: Goal) -> str:
+    if row["layers"] < row["all_layers"]:
+        return " (fewer layers)"
+    if goal.reach is None or goal.aim is None:
+        return ""
+    rate = row["tokens_per_second"]
+    return " (aim)" if rate >= goal.aim else " (goal)" if rate >= goal.reach else " (below)"
+
+
 def _speed_notes(parts: Mapping[str, Any], name: str) -> Iterator[str]:
-    for row in parts.get(name, {}).get("tried", []):
+    part = parts.get(name, {"rows": []})
+    for row in [*part.get("tried", []), *part["rows"]]:
         reason = row.get("skipped") or row.get("out_of_memory")
-        yield f"* {name}, tried before: {row['what']}: {reason}"
+        if reason and row["what"] != name:
+            yield f"* {name}, not taken: {row['what']}: {reason}"
     row = _measured(parts, name)
     if row is None:
         return
@@ -126,8 +135,8 @@ def _parity(parts: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "Relative errors: of single kernels the largest difference over the largest value, "
         "gradients included; of a model's tensors the norm of the difference over the norm; of "
-        f"losses the worst step. FP8: gap of the loss to bf16 in a few steps of a small model (goal "
-        f"G7 for a whole run: below {GAP_GOAL[0]:.1%}, aim {GAP_GOAL[1]:.1%})."
+        "losses the worst step. FP8: gap of the loss to bf16 in a few steps of a small model "
+        f"(goal G7 for a whole run: below {GAP_GOAL[0]:.1%}, aim {GAP_GOAL[1]:.1%})."
     )
     yield ""
     yield "| part | what | error | limit | |"

@@ -29,10 +29,11 @@ from megatron_math.gpu_check.trainee import (
 from megatron_math.train.step import train_step
 
 LR = 1e-3
+KINDS = ("logits", "gradients", "one gradient", "losses", "norms")
 LIMITS = {
-    "fp32": {"logits": 1e-4, "gradients": 1e-4, "one gradient": 1e-3, "losses": 1e-4, "norms": 1e-3},
-    "bf16": {"logits": 2e-2, "gradients": 5e-2, "one gradient": 2e-1, "losses": 2e-2, "norms": 5e-2},
-}  # fmt: skip
+    "fp32": dict(zip(KINDS, (1e-4, 1e-4, 1e-3, 1e-4, 1e-3), strict=True)),
+    "bf16": dict(zip(KINDS, (2e-2, 5e-2, 2e-1, 2e-2, 5e-2), strict=True)),
+}
 """Relative errors: of whole tensors by their norms, of losses and gradient norms the worst step."""
 FP8_LIMIT = 0.02
 """Of the loss over a few steps of a small model: a broken recipe is far above it."""
@@ -127,7 +128,8 @@ def check_te(settings: Settings, folder: Path, save: Save) -> None:
     """Transformer Engine's layers in bf16 against the reference and against ours in bf16."""
     lacking = without_te()
     if lacking is not None:
-        return save([skipped("Transformer Engine's layers", lacking)])
+        save([skipped("Transformer Engine's layers", lacking)])
+        return
     known = torch.load(reference_file(folder))
     rows: list[Row] = []
     with open_device(Grid(), seed=1) as device:
@@ -157,7 +159,8 @@ def check_fp8(settings: Settings, folder: Path, save: Save) -> None:
     A recipe that raises is a row; the others go on.
     """
     if not FP8_IS_KNOWN:
-        return save([skipped("FP8", NO_FP8)])
+        save([skipped("FP8", NO_FP8)])
+        return
     known = torch.load(reference_file(folder))
     lacking = without_te()
     rows: list[Row] = []

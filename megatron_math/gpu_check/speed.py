@@ -19,6 +19,7 @@ from megatron_math.device.capacity import (
     wait_for_device,
 )
 from megatron_math.device.grid import Grid
+from megatron_math.device.kernels import choose_adam
 from megatron_math.device.open import device_kind, open_device
 from megatron_math.estimate.hardware import GPUS, Gpu, load_gpu
 from megatron_math.estimate.layout import Layout
@@ -41,7 +42,7 @@ def rung_setup(case: SpeedCase, number: int) -> Setup:
         case.setup,
         overrides={**case.setup.overrides, "num_layers": layers},
         recompute=recompute,
-        half_state=without_te() is None,
+        half_state=without_te() is None and choose_adam().used,
     )
 
 
@@ -72,25 +73,35 @@ def lacking(case: SpeedCase) -> str | None:
 
 
 def measure(case: SpeedCase, number: int, save: Save) -> None:
-    """One rung; one row. What does not fit raises torch's OutOfMemoryError."""
+    """The first rung from `number` on that is expected to fit, in the last row.
+
+    One that does not fit after all raises torch's OutOfMemoryError.
+    """
     reason = lacking(case)
     if reason is not None:
-        return save([skipped("speed", reason)])
-    setup = rung_setup(case, number)
-    facts = device_facts()
-    expected = expected_bytes(setup)
-    layers, recompute = case.rungs[number]
-    what = f"{layers} layers, recomputation {recompute}"
-    if expected > 1.02 * facts["memory_bytes"]:  # the estimate is not sure to a few percent
-        row = skipped(what, f"estimate: {expected / 1e9:.0f} GB, too much for this device")
-        return save([row | {"does_not_fit": True}])
+        save([skipped(case.precision, reason)])
+        return
+    rows: list[Row] = []
+    memory = device_facts()["memory_bytes"]
+    for rung in range(number, len(case.rungs)):
+        setup = rung_setup(case, rung)
+        expected = expected_bytes(setup)
+        what = f"{case.rungs[rung][0]} layers, recomputation {setup.recompute}"
+        if expected <= 1.02 * memory:  # the estimate is not sure to a few percent
+            break
+        rows.append(skipped(what, f"estimate: {expected / 1e9:.0f} GB of {memory / 1e9:.0f}"))
+        save(rows)
+    else:
+        return
+    about: Row = {"what": what, "rung": rung, "expected_bytes": expected}
+    save([*rows, about])  # should it not come back
     started = time.perf_counter()
     with open_device(Grid(), seed=1) as device:
         trainee = build_trainee(setup, device, lr=1e-4, steps=2)
-        built = time.perf_counter() - started
-        save([{"what": what, "built_seconds": built}])
-        row = _row(case, setup, _timed(case, trainee))
-    save([{"what": what, "built_seconds": built, **row, "expected_bytes": expected}])
+        about["built_seconds"] = time.perf_counter() - started
+        save([*rows, about])
+        measured = _row(case, setup, _timed(case, trainee))
+    save([*rows, about | measured])
 
 
 def _timed(case: SpeedCase, trainee: Trainee) -> dict[bool, list[float]]:
@@ -169,6 +180,6 @@ def _row(case: SpeedCase, setup: Setup, seconds: dict[bool, list[float]]) -> Row
 
 
 def known_gpu(name: str) -> Gpu | None:
-    """The data sheet of a GPU by the name that its driver gives; None for one that has none here."""
+    """The data sheet of a GPU by the name that its driver gives; None where there is none."""
     words: list[Any] = name.lower().replace("-", " ").split()
     return next((load_gpu(gpu) for gpu in GPUS if gpu in words), None)
