@@ -253,6 +253,17 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> 
     return result
 
 
+def lone_process(*, sees_gpu: bool) -> dict[str, str]:
+    """Environment of a process that no launcher started, with or without the GPUs of this one.
+
+    Its allocator takes memory in segments that grow, so that little is lost between tensors.
+    """
+    launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_NUM_TASKS")
+    own = {name: value for name, value in os.environ.items() if name not in launched}
+    own["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+    return own if sees_gpu else own | {"CUDA_VISIBLE_DEVICES": "-1"}
+
+
 def gpus_here() -> int:
     """GPUs that this process may use, counted without torch; 0 on a CPU machine."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -29,12 +29,14 @@ def wrap_for_training(
     overlap: bool,
     fp8_weights: bool = False,
     phases: Phases | None = None,
+    half_gradients: bool = False,
 ) -> list[Any]:
     """Half-precision wrapper when asked, then data parallel with fp32 gradients.
 
     overlap: a bucket of gradients is sent when its last one is there, and weights are fetched just
-    before their layer; `whole_weights` must then be around everything but steps.
-    phases: told how long gradients are reduced behind the backward pass.
+    before their layer; `whole_weights` must then be around everything but steps. half_gradients:
+    gradients are summed in `dtype`. phases: told how long gradients are reduced behind the backward
+    pass.
     """
     if dtype != torch.float32:
         models = [Float16Module(model.config, model) for model in models]
@@ -42,7 +44,7 @@ def wrap_for_training(
         # A state saved with the distributed optimizer does not load without it: always use it,
         # also with one replica, so that every checkpoint continues in every layout.
         use_distributed_optimizer=True,
-        grad_reduce_in_fp32=True,
+        grad_reduce_in_fp32=not half_gradients,
         overlap_grad_reduce=overlap,
         overlap_param_gather=overlap,
         fp8_param_gather=fp8_weights,
@@ -70,6 +72,13 @@ def wrap_for_training(
     return wrapped
 
 
+def check_gradients(models: Sequence[Any], *, on: bool) -> None:
+    """From the next step on, core looks for NaN and infinity in the gradients of this rank before
+    it sends them (RuntimeError where one is found), or does not."""
+    for model in models:
+        model.ddp_config.check_for_nan_in_grad = on
+
+
 @contextmanager
 def whole_weights(models: Sequence[Any]) -> Iterator[None]:
     """Inside, all weights are those after the last step; without it some are one step old."""
@@ -91,11 +100,23 @@ def build_optimizer(
     overlap: bool,
     loss_scale: float | None = None,
     fp8_recipe: str | None = None,
+    half_moments: bool = False,
 ) -> Any:
     """AdamW, sharded over the replicas, with fp32 master weights; norms carry no decay.
 
-    In fp16 the loss is scaled, by `loss_scale` or dynamically; see PrecisionConfig.
+    In fp16 the loss is scaled, by `loss_scale` or dynamically; see PrecisionConfig. half_moments:
+    both moments in bf16, and of the master weights only what bf16 weights lack, 6 bytes a parameter
+    for 12; Transformer Engine's Adam alone can do it, RuntimeError without.
     """
+    moments: dict[str, Any] = {}
+    if half_moments:
+        assert dtype == torch.bfloat16, dtype
+        moments = {
+            "use_precision_aware_optimizer": True,
+            "main_grads_dtype": dtype,
+            "exp_avg_dtype": dtype,
+            "exp_avg_sq_dtype": dtype,
+        }
     choose_adam()
     optimizer = get_megatron_optimizer(
         OptimizerConfig(
@@ -116,6 +137,7 @@ def build_optimizer(
             use_distributed_optimizer=True,
             overlap_param_gather=overlap,
             fp8_recipe=fp8_recipe,
+            **moments,
         ),
         models,
         # Core's extra gloo groups serve checkpoint formats that are not used here.

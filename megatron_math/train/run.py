@@ -250,6 +250,8 @@ def train_rank(road: Road, order: Order) -> None:
 
 def _computed_in(precision: PrecisionConfig) -> str:
     """The number type of most matrix products, by the name that peaks have: fp16's is bf16's."""
+    if precision.fp8 is not None and precision.fp8.backend == "te":
+        return "fp8"
     return "fp32" if precision.dtype == "fp32" else "bf16"
 
 

@@ -21,6 +21,7 @@ LIGHT = (
     "megatron_math.dry_run",
     "megatron_math.doctor.run",
     "megatron_math.megatron_flags.road",
+    "megatron_math.gpu_check.run",
 )
 
 
