@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEMO := examples/00_quickstart_cpu
 
-.PHONY: setup demo test slurm bench-data bench-estimate soak check clean
+.PHONY: setup demo test slurm bench-data bench-estimate bench-train soak check clean
 
 setup: $(READY)
 
@@ -34,6 +34,12 @@ bench-data: $(READY)
 # docs/benchmarks/estimate.md: published training speeds beside what `estimate` says of them; seconds.
 bench-estimate: $(READY)
 	$(BIN)/python tests/bench/estimate
+
+# docs/benchmarks/train.md: training speed beside its peers, half an hour for each case, a quiet machine;
+# fetches litgpt and accelerate into environments of their own.
+bench-train: $(READY)
+	$(BIN)/python tests/bench/train --record
+	$(BIN)/python tests/bench/train --case llama-34m --record
 
 # Long campaigns: layouts of 8 processes, 1,000 kills, every system call failing (needs strace), fuzzing with
 # sanitizers, 1,000 steps in every FP8 recipe.
