@@ -153,10 +153,7 @@ def test_a_delay_is_seen_in_its_phase_and_nowhere_else(planted: Road) -> None:
     for late, iterations in PLANTED.items():
         for phase in phases:
             more = least(phase, iterations) - least(phase, undelayed)
-            if phase == late:
-                assert more == pytest.approx(DELAY * 1e3, abs=DELAY * 400)
-            else:
-                assert abs(more) < DELAY * 400, (late, phase)
+            assert (more > DELAY * 900) == (phase == late), (late, phase, more)
     rest = [row["phases_ms"]["other"] / row["elapsed_ms"] for row in rows]
     assert statistics.median(rest) < 0.1
 
