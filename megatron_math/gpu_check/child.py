@@ -8,7 +8,7 @@ import signal
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -67,7 +67,7 @@ def describe_machine(settings: Settings, save: Any) -> None:
         except PackageNotFoundError:
             facts[name] = None
     save([facts])
-    spec = "te" if parity.without_te() is None else "torch"
+    spec: Literal["te", "torch"] = "te" if parity.without_te() is None else "torch"
     kernels = [vars(kernel) for kernel in optional_kernels(spec)]
     facts |= {"spec": spec, "without_te": parity.without_te(), "kernels": kernels}
     save([facts])

@@ -118,7 +118,7 @@ def check_model(settings: Settings, folder: Path, save: Save) -> None:
     rows: list[Row] = []
     with open_device(Grid(), seed=1) as device:
         for dtype in ("fp32", "bf16"):
-            setup = replace(settings.small, dtype=dtype)  # type: ignore[arg-type]
+            setup = replace(settings.small, dtype=dtype)
             found = record(setup, device, known["weights"], settings.steps)
             rows += rows_of(f"torch layers, {dtype}", found, known["record"], LIMITS[dtype])
             save(rows)
@@ -135,7 +135,7 @@ def check_te(settings: Settings, folder: Path, save: Save) -> None:
     with open_device(Grid(), seed=1) as device:
         records = {}
         for spec in ("torch", "te"):
-            setup = replace(settings.small, dtype="bf16", spec=spec)  # type: ignore[arg-type]
+            setup = replace(settings.small, dtype="bf16", spec=spec)
             records[spec] = record(setup, device, known["weights"], settings.steps)
         rows += rows_of("te layers, bf16", records["te"], known["record"], LIMITS["bf16"])
         rows += rows_of(

@@ -45,8 +45,9 @@ def check(
 ) -> dict[str, Any]:
     """Run `parts`, in the order of PARTS, and write `folder`/gpu_check.json after each.
 
-    miniature: None takes the full sizes where torch sees a GPU. Raises UserError for an unknown
-    part. The answer is what was written; `has_faults` tells whether something is wrong.
+    Part machine always runs; miniature: None takes the full sizes where it sees a GPU. Raises
+    UserError for an unknown part. The answer is what was written; `has_faults` tells whether
+    something is wrong.
     """
     unknown = [name for name in parts if name not in PARTS]
     if unknown:
@@ -60,7 +61,7 @@ def check(
         "parts": {},
     }
     for name in PARTS:
-        if name not in parts:
+        if name != "machine" and name not in parts:
             result["parts"][name] = {"status": "skipped", "rows": [skipped(name, "not asked for")]}
             continue
         settings = in_miniature() if result["size"] == "miniature" else on_gpu()

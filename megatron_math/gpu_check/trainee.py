@@ -72,7 +72,7 @@ def _micro_batch(
     loss_mask_BS[:, :-1] = document_ids_BS[:, 1:] == document_ids_BS[:, :-1]
 
     def placed(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+        return torch.tensor(array, device=device)
 
     return MicroBatch(
         tokens_BP=placed(tokens_BS),
@@ -116,11 +116,13 @@ def build_trainee(
     models = wrap_for_training(
         build_models(setup, weights), dtype, overlap=False, half_gradients=setup.half_state
     )
-    train = TrainConfig(
-        global_batch_size=setup.micro_batch * setup.micro_batches,
-        micro_batch_size=setup.micro_batch,
-        lr=lr,
-        schedule="constant",
+    train = TrainConfig.model_validate(
+        {
+            "global_batch_size": setup.micro_batch * setup.micro_batches,
+            "micro_batch_size": setup.micro_batch,
+            "lr": lr,
+            "schedule": "constant",
+        }
     )
     optimizer = build_optimizer(models, train, dtype, overlap=False, half_moments=setup.half_state)
     feed = RandomFeed(setup, model_config(setup).vocab_size, device.torch_device, steps)
