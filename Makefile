@@ -36,12 +36,13 @@ bench-estimate: $(READY)
 	$(BIN)/python tests/bench/estimate
 
 # Long campaigns: layouts of 8 processes, 1,000 kills, every system call failing (needs strace), fuzzing with
-# sanitizers.
+# sanitizers, 1,000 steps in every FP8 recipe.
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak --timeout 1800
 	$(BIN)/python tests/soak/index_kills.py --kills 1000
 	$(BIN)/python tests/soak/index_faults.py
 	$(BIN)/python tests/native/fuzz/run.py --seconds 300
+	$(BIN)/python tests/soak/fp8_rehearsal.py runs/fp8_rehearsal
 
 check: $(READY)
 	$(BIN)/ruff format --check .

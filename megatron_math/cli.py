@@ -161,6 +161,7 @@ def blend(
         ("train", "megatron_math.train.config", "TrainConfig"),
         ("parallel", "megatron_math.train.config", "ParallelConfig"),
         ("precision", "megatron_math.train.config", "PrecisionConfig"),
+        ("precision.fp8", "megatron_math.model.fp8_config", "Fp8Config"),
         ("checkpoint", "megatron_math.train.config", "CheckpointConfig"),
     )
 )
@@ -207,7 +208,9 @@ def train(
             overrides += roads.as_overrides(table.read_flags(megatron_flags, beneath))
             log.info("the flags mean: %s", " ".join(overrides))
         if yaml is not None and as_megatron_flags:
-            settings = roads.settings_of(Road.load(yaml, overrides, runs))
+            road = Road.load(yaml, overrides, runs)
+            roads.refuse_without_flags(road)
+            settings = roads.settings_of(road)
             typer.echo(shlex.join(table.write_flags(settings)))
             return
     if yaml is None:

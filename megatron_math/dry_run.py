@@ -32,6 +32,7 @@ from megatron_math.train.config import (
 )
 from megatron_math.train.run import (
     check_batch,
+    check_fp8,
     check_stages,
     local_world,
     read_order,
@@ -133,17 +134,20 @@ def dry_run(road: Road, world: int | None = None, ranks: Sequence[int] | None = 
     launched = launched_ranks()
     world = world or (launched[1] if launched else local_world(parallel))
     model, stages, plan, missing = _planned(road)
+    precision = road.section("precision", PrecisionConfig)
     if plan is not None:
         check_stages(train, plan, parallel.grid, world)
     else:
         check_names(train, [stage.name for stage in stages])
-        for stage in stages:
-            check_batch(train.of_stage(stage.name), parallel.grid, world)
+    for stage in stages:
+        settings_there = train.of_stage(stage.name)
+        check_batch(settings_there, parallel.grid, world)
+        check_fp8(precision, settings_there, model, parallel.grid, stage.sequence_length)
     if parallel.replicas is not None and parallel.replicas != parallel.grid.data(world):
         missing_data = f"parallel.data {parallel.replicas} was asked, and {world} processes leave "
         raise UserError(f"{missing_data}{parallel.grid.data(world)}; drop it, or change the world")
     settings = {
-        "precision": road.section("precision", PrecisionConfig),
+        "precision": precision,
         "checkpoint": road.section("checkpoint", CheckpointConfig),
         "parallel": parallel,
         "train": train,

@@ -24,6 +24,9 @@ from megatron_math.device.optimizer_state import (
 )
 
 # What torch and core raise for other names or shapes; torch's own is no subclass of Exception.
+_MAY_BE_MISSING = ".fp8_state"
+"""In keys of what delayed FP8 scaling remembers: FP8 goes on and off between checkpoints."""
+
 _DOES_NOT_FIT = (CheckpointingException, CheckpointException, KeyError, RuntimeError, ValueError)
 
 
@@ -100,7 +103,10 @@ def _load(
     part: Callable[[str], bool] | None = None,
 ) -> dict[str, Any]:
     """Load exactly what `state` asks for; keys that start with `beside`, and those that are not
-    of the `part`, may be left unread."""
+    of the `part`, may be left unread.
+
+    State of FP8 scaling may be missing on either side.
+    """
     try:
         loaded, unread, absent = dist_checkpointing.load(
             state, str(folder), strict=StrictHandling.RETURN_ALL
@@ -117,6 +123,7 @@ def _load(
         for key in unread
         if (beside is None or not key.startswith(beside)) and (part is None or part(key))
     }
+    unread, absent = ({k for k in keys if _MAY_BE_MISSING not in k} for keys in (unread, absent))
     if unread or absent:
         raise UserError(
             f"the checkpoint {folder} holds another architecture: {len(absent)} tensors of this "

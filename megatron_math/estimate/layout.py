@@ -92,6 +92,8 @@ class Layout:
 
     def fault(self, model: ModelConfig) -> str | None:
         """Why this layout cannot be run at all, in words; None when it can."""
+        if model.num_experts is not None:
+            return f"a model of {model.num_experts} experts is not estimated yet, dense ones are"
         product = self.tensor * self.pipeline * self.context
         if self.gpus % product:
             return f"tensor x pipeline x context = {product} does not divide {self.gpus} GPUs"

@@ -98,6 +98,8 @@ def read_road(
         if not road.has(name):
             raise UserError(f"{road.yaml_path} has no section '{name}', which holds {holds}")
     train = road.section("train", TrainConfig)
+    if train.lora is not None:
+        raise UserError("train.lora is not estimated yet; without it the whole model's training is")
     stages = resolve(road.section("blend", BlendConfig))
     section = road.section("parallel", ParallelConfig)
     parallel = section.model_dump()
@@ -117,7 +119,8 @@ def read_road(
         last_stage_layers=parallel.get("last_stage_layers"),
         recompute=parallel.get("recompute", "none"),
         overlap=parallel.get("overlap", False),
-        precision=precision or ("fp32" if numbers.dtype == "fp32" else "bf16"),
+        precision=precision or _precision(numbers),
+        fp8_weights=numbers.fp8 is not None and numbers.fp8.parameters,
         fused=numbers.spec != "torch",
         attention="flash2" if numbers.spec == "torch" else "flash3",
     )
@@ -159,6 +162,12 @@ def estimate(
         checkpoint_bytes=size,
         checkpoint_seconds=size / storage,
     )
+
+
+def _precision(numbers: PrecisionConfig) -> Precision:
+    if numbers.fp8 is not None and numbers.fp8.backend == "te":
+        return "fp8"  # emulated, it is no faster than the rest
+    return "fp32" if numbers.dtype == "fp32" else "bf16"
 
 
 def _tokens(text: str) -> int:

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from megatron_math.base.errors import UserError
+from megatron_math.megatron_flags import fp8
 from megatron_math.megatron_flags.given import Given, Settings
 
 
@@ -381,6 +382,7 @@ GROUPS: tuple[Group, ...] = (
     Group(("recompute-activations", "recompute-granularity", "recompute-method",
            "recompute-num-layers", "recompute-modules"), _read_recompute, _write_recompute),
     Group(("bf16", "fp16"), _read_dtype, _write_dtype),
+    Group(fp8.FLAGS, fp8.read_fp8, fp8.write_fp8),
     Group(("train-iters", "train-samples"), _read_length, _write_length),
     Group(("lr-warmup-fraction", "lr-warmup-iters", "lr-warmup-samples"),
           _read_warmup, _write_warmup),
@@ -399,7 +401,7 @@ def as_text(value: Any) -> str:
 GROUP_SETTINGS = frozenset((
     "model.num_query_groups", "model.sliding_window", "model.rope_scaling",
     "model.vocab_padding_multiple", "parallel.virtual", "parallel.overlap", "parallel.recompute",
-    "precision.dtype", "blend.tokens", "blend.mix", "blend.validation", "train.mock_data",
-    "train.warmup_share", "train.schedule", "train.decay_share",
+    "precision.dtype", "precision.fp8", "blend.tokens", "blend.mix", "blend.validation",
+    "train.mock_data", "train.warmup_share", "train.schedule", "train.decay_share",
 ))  # fmt: skip
 """What the groups set."""

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from megatron_math.base.config import Section, load_yaml, parse_section
+from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
 from megatron_math.blend.config import BlendConfig, Leaf, resolve
 from megatron_math.convert.base_model import shape_of_base
@@ -66,6 +67,14 @@ def settings_of(road: Road) -> dict[str, Any]:
         del settings["train.decay_share"]
     known = {row.setting for row in ROWS} | GROUP_SETTINGS
     return {name: value for name, value in settings.items() if name in known}
+
+
+def refuse_without_flags(road: Road) -> None:
+    """UserError where a road asks for training that Megatron-LM has no flags for."""
+    train = road.section("train", TrainConfig)
+    for name in ("lora", "stages", "balance_coefficient"):
+        if getattr(train, name) is not None:
+            raise UserError(f"train.{name} has no flag of Megatron-LM; the rest would mislead")
 
 
 def _number(amount: Fraction) -> int | float:

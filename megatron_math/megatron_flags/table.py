@@ -124,7 +124,6 @@ REFUSED: dict[str, str] = {
     "wandb-project": "write train.wandb: {project: ..., name: ..., mode: offline}",
     "log-throughput": "metrics.jsonl has tokens/s and TFLOP/s of every step",
     "rampup-batch-size": "the batch is of one size",
-    "fp8-format": "fp8 is no setting of this table yet",
     "use-rotary-position-embeddings": "give --position-embedding-type rope",
     "overlap-p2p-communication": "set by the schedule that virtual stages take",
     "data-parallel-size": "it is what tensor, pipeline and context leave of the processes",

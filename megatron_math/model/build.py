@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.log import log
@@ -18,6 +19,8 @@ from megatron_math.device.grid import Grid
 from megatron_math.device.open import device_kind
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.experts import Balance, expert_fields
+from megatron_math.model.fp8 import emulated_block_spec, te_fields
+from megatron_math.model.fp8_config import Fp8Config
 from megatron_math.model.gpt import GPT
 from megatron_math.model.layers import te_block_spec, torch_block_spec
 from megatron_math.model.lora import start_adapters, with_adapters
@@ -50,6 +53,7 @@ def build_model(
     balance_coefficient: float = 0.0,
     lora: LoraConfig | None = None,
     seed: int = 0,
+    fp8: Fp8Config | None = None,
     **transformer_overrides: Any,
 ) -> list[GPT]:
     """The stages that this rank holds, one per virtual stage, fresh weights, on the device.
@@ -66,8 +70,11 @@ def build_model(
         "num_layers_in_first_pipeline_stage": stage_layers[0],
         "num_layers_in_last_pipeline_stage": stage_layers[1],
         **RECOMPUTE_FIELDS[recompute],
+        **(te_fields(fp8) if fp8 is not None and fp8.backend == "te" else {}),
         **transformer_overrides,
     }
+    if fp8 is not None:
+        spec = "te" if fp8.backend == "te" else "torch"
     chosen = choose_spec(spec)
     check_context(chosen, grid)
     transformer = transformer_config(config, grid=grid, dtype=dtype, **transformer_overrides)
@@ -79,6 +86,11 @@ def build_model(
         first = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage)
         last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
         block = block_spec(get_num_layers_to_build(transformer, vp_stage=vp_stage), balance)
+        if fp8 is not None and fp8.backend == "emulate":
+            offset = get_transformer_layer_offset(transformer, vp_stage=vp_stage)
+            block = emulated_block_spec(
+                block, fp8, first_layer=offset, num_layers=config.num_layers
+            )
         models.append(
             GPT(
                 transformer,

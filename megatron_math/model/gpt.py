@@ -36,8 +36,8 @@ class GPT(GPTModel):
 
     `forward(tokens_BS, position_ids_BS, document_ids_BS, labels=labels_BS, loss_mask=mask_BS)`: the
     document ids go where core has its attention mask, and stay on the host. Returns the loss of
-    each token, fp32 [B, S], 0 where the mask is, to be minimised in sum (`model/head.py`; under the
-    `te` spec core's own, without regard to the mask); without labels the logits [B, S, V]; on other
+    each token, fp32 [B, S]: core's, or with a loss mask 0 outside it and to be minimised in sum
+    (`model/head.py`; not under the `te` spec); without labels the logits [B, S, V]; on other
     stages than the last, the hidden state
     [S, B, H].
     """
@@ -130,16 +130,17 @@ class GPT(GPTModel):
         loss_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Core's last steps; with labels, output layer and loss in one."""
-        if labels is None or not self.post_process or self.packs_documents:
+        """Core's last steps; with labels and the mask, output layer and loss in one."""
+        fused = labels is not None and loss_mask is not None and not self.packs_documents
+        if not fused or not self.post_process:
             return super()._postprocess(
                 hidden_states, *args, labels=labels, loss_mask=loss_mask, **kwargs
             )
         weight_VH = self.output_layer.weight
         if self.share_embeddings_and_output_weights:
             weight_VH = self.shared_embedding_or_output_weight()
-        if loss_mask is None:
-            loss_mask = torch.ones_like(labels, dtype=torch.float32)
+        assert labels is not None
+        assert loss_mask is not None
         rows = weight_VH.shape[0]
         first_row = get_tensor_model_parallel_rank() * rows
         loss_SB = linear_cross_entropy(

@@ -1,8 +1,8 @@
 """Output layer and cross entropy in one, a few rows at a time: whole logits never exist.
 
-The gradients of a chunk are made while its logits are in the cache, in the forward pass, and
-scaled in the backward pass (the idea of Hsu et al. 2024, arXiv 2410.10989, section 3.2). Tokens
-that carry no loss cost nothing on a CPU.
+The gradients of a chunk are made with its logits, in the forward pass, and scaled in the backward
+pass (the idea of Hsu et al. 2024, arXiv 2410.10989, section 3.2). Tokens that carry no loss cost
+nothing on a CPU.
 
 Shapes: S sequence, B micro-batch, T = S*B tokens (of all tensor ranks), K tokens of them with loss,
 H hidden, V rows of the output weight on this rank.
@@ -17,8 +17,9 @@ from megatron.core.tensor_parallel.mappings import (
     reduce_scatter_to_sequence_parallel_region,
 )
 
-CHUNK_BYTES = {"cpu": 4 << 20, "gpu": 1 << 28}
-"""Of a chunk's fp32 logits."""
+CHUNK_BYTES = {"cpu": 1 << 26, "gpu": 1 << 28}
+"""Of a chunk's fp32 logits. The weight comes from memory once a chunk, so small ones are slower:
+with 32,000 words of 384 values one of 8 MB took 1.6 times one of 128 MB (2026-11-22)."""
 
 
 def linear_cross_entropy(
@@ -122,24 +123,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def _cross_entropy(logits_KV: torch.Tensor, labels_K: torch.Tensor, group: Any) -> torch.Tensor:
     """Of each row; turns the logits into their gradient in place."""
-    num_rows = logits_KV.shape[1]
     at_K = torch.arange(len(labels_K), device=labels_K.device)
     if group.size() == 1:
-        normaliser_K = logits_KV.logsumexp(1)
-        own_K, inside_K = labels_K, None
-    else:
-        largest_K = logits_KV.amax(1)
-        dist.all_reduce(largest_K, op=dist.ReduceOp.MAX, group=group)
-        sums_K = (logits_KV - largest_K[:, None]).exp_().sum(1)
-        dist.all_reduce(sums_K, group=group)
-        normaliser_K = sums_K.log() + largest_K
-        inside_K = (labels_K >= 0) & (labels_K < num_rows)
-        own_K = labels_K.clamp(0, num_rows - 1)
-    found_K = logits_KV[at_K, own_K]
-    one_K = torch.ones_like(found_K)
-    if inside_K is not None:
-        found_K, one_K = found_K * inside_K, one_K * inside_K
-        dist.all_reduce(found_K, group=group)
-    logits_KV.sub_(normaliser_K[:, None]).exp_()
-    logits_KV[at_K, own_K] -= one_K
-    return normaliser_K - found_K
+        torch.log_softmax(logits_KV, 1, out=logits_KV)  # one kernel; by hand it is five
+        loss_K = -logits_KV[at_K, labels_K]
+        logits_KV.exp_()[at_K, labels_K] -= 1
+        return loss_K
+    num_rows = logits_KV.shape[1]
+    largest_K = logits_KV.amax(1)
+    dist.all_reduce(largest_K, op=dist.ReduceOp.MAX, group=group)
+    logits_KV.sub_(largest_K[:, None])
+    inside_K = (labels_K >= 0) & (labels_K < num_rows)
+    own_K = labels_K.clamp(0, num_rows - 1)
+    found_K = logits_KV[at_K, own_K].where(inside_K, 0.0)
+    dist.all_reduce(found_K, group=group)
+    sums_K = logits_KV.exp_().sum(1)
+    dist.all_reduce(sums_K, group=group)
+    logits_KV.div_(sums_K[:, None])[at_K, own_K] -= inside_K.float()
+    return sums_K.log() - found_K

@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from megatron_math.base.config import LOCATION, Section
 from megatron_math.device.grid import Grid
+from megatron_math.model.fp8_config import Fp8Config
 from megatron_math.model.lora_config import LoraConfig
 
 
@@ -54,11 +55,19 @@ class PrecisionConfig(Section):
     then) and doubled after 1,000 steps without."""
     spec: Literal["auto", "torch", "te"] = "auto"
     """Layers of our own on plain torch, or Transformer Engine's; auto takes what is there."""
+    fp8: Fp8Config | None = None
+    """Linear layers in FP8. A run that is not finished may change it and goes on."""
+
+    def identity(self) -> dict[str, Any]:
+        """Without FP8 that of the time before it was known."""
+        return {k: v for k, v in super().identity().items() if k != "fp8" or v is not None}
 
     @model_validator(mode="after")
     def _scaled(self) -> "PrecisionConfig":
         if self.loss_scale is not None and self.dtype != "fp16":
             raise ValueError(f"loss_scale has no effect with dtype: {self.dtype}")
+        if self.fp8 is not None:
+            self.fp8.refuse_dtype(self.dtype, self.spec)
         return self
 
 

@@ -18,6 +18,7 @@ from megatron_math.checkpoint.state import (
     save_training_state,
 )
 from megatron_math.device.optimizer_state import reset_optimizer_state
+from megatron_math.model.fp8_config import Fp8Config
 from megatron_math.train.config import CheckpointConfig, TrainConfig
 from megatron_math.train.metrics import Metrics
 from megatron_math.train.optimizer import whole_weights
@@ -29,6 +30,9 @@ from megatron_math.train.stages import (
     stop_iteration,
 )
 from megatron_math.train.step import StepResult, Trainee, train_step, validation_step
+
+SHADOW_WARNING = 0.005
+"""Relative gap of the loss in FP8 to that without it, above which a line is logged."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -54,6 +58,7 @@ class Run:
     metrics: Metrics | None
     flops_per_token: Callable[[int], float]
     """Of a sample of so many tokens."""
+    fp8: Fp8Config | None
     add_files: Callable[[Path], None]
     """Puts model.json and the tokenizer into a checkpoint folder (rank 0)."""
 
@@ -114,8 +119,14 @@ def one_iteration(run: Run, progress: Progress) -> None:
     started = time.perf_counter()
     stage = run.trainee.feed.stage_at(progress.iteration)
     lr = stage.learning_rate(progress.iteration)
-    decay = stage.train.weight_decay
-    result = train_step(run.trainee, progress.iteration, lr=lr, weight_decay=decay)
+    shadow_interval = run.fp8.shadow_interval if run.fp8 is not None else None
+    result = train_step(
+        run.trainee,
+        progress.iteration,
+        lr=lr,
+        weight_decay=stage.train.weight_decay,
+        with_shadow=shadow_interval is not None and (progress.iteration + 1) % shadow_interval == 0,
+    )
     seconds = time.perf_counter() - started
     progress.iteration += 1
     if run.metrics is not None:
@@ -144,11 +155,26 @@ def _row(
         "learning-rate": lr,
         **({"loss-scale": result.loss_scale} if result.loss_scale != 1.0 else {}),
         **({"skipped": True} if result.is_skipped else {}),
+        **({"fp8": run.fp8.recipe} if run.fp8 is not None else {}),
+        **_loss_gap(result, progress.iteration),
         "elapsed_ms": round(seconds * 1e3, 3),
         "tokens_per_second": round(tokens / seconds, 1),
         "tflops": round(flops / seconds / 1e12 / run.trainee.device.world, 6),
         "data_wait_ms": round(feed.wait_seconds * 1e3, 3),
     }
+
+
+def _loss_gap(result: StepResult, iteration: int) -> dict[str, float]:
+    if result.shadow_loss is None or result.loss is None:
+        return {}
+    gap = (result.loss - result.shadow_loss) / result.shadow_loss
+    if not abs(gap) < SHADOW_WARNING:  # NaN, too
+        log.warning(
+            "iteration %d: the loss in FP8 is %.4f and %.4f without (%+.2f %%): look at "
+            "precision.fp8, or remove it, which needs no new start",
+            iteration, result.loss, result.shadow_loss, 100 * gap,
+        )  # fmt: skip
+    return {"fp8/loss-gap": gap}
 
 
 def validate(run: Run, progress: Progress) -> float | None:

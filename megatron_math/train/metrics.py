@@ -46,7 +46,7 @@ class Metrics:
         } | {
             key: value
             for key, value in row.items()
-            if key.startswith("loss/") or key == "load_balancing_loss"
+            if key.startswith(("loss/", "fp8/")) or key == "load_balancing_loss"
         }
         self._scalars(scalars, row["iteration"], samples)
         if row["iteration"] % self._log_interval == 0 or row["iteration"] == self._num_iterations:

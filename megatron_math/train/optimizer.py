@@ -22,7 +22,12 @@ FIRST_LOSS_SCALE = 2.0**10
 
 
 def wrap_for_training(
-    models: list[Any], dtype: torch.dtype, *, overlap: bool, half_gradients: bool = False
+    models: list[Any],
+    dtype: torch.dtype,
+    *,
+    overlap: bool,
+    fp8_weights: bool = False,
+    half_gradients: bool = False,
 ) -> list[Any]:
     """Half-precision wrapper when asked, then data parallel with fp32 gradients.
 
@@ -39,6 +44,7 @@ def wrap_for_training(
         grad_reduce_in_fp32=not half_gradients,
         overlap_grad_reduce=overlap,
         overlap_param_gather=overlap,
+        fp8_param_gather=fp8_weights,
         # Losses are sums over tokens; the step divides once, by the global token count.
         average_in_collective=False,
     )
@@ -87,6 +93,7 @@ def build_optimizer(
     *,
     overlap: bool,
     loss_scale: float | None = None,
+    fp8_recipe: str | None = None,
     half_moments: bool = False,
 ) -> Any:
     """AdamW, sharded over the replicas, with fp32 master weights; norms carry no decay.
@@ -123,6 +130,7 @@ def build_optimizer(
             params_dtype=dtype,
             use_distributed_optimizer=True,
             overlap_param_gather=overlap,
+            fp8_recipe=fp8_recipe,
             **moments,
         ),
         models,

@@ -73,6 +73,10 @@ def run(road: Road) -> Stage:
     launched = launched_ranks()
     world = launched[1] if launched else local_world(order.parallel)
     check_stages(order.train, order.plan, order.parallel.grid, world)
+    for planned in order.plan.stages:
+        settings = order.train.of_stage(planned.name)
+        grid, length = order.parallel.grid, planned.sequence_length
+        check_fp8(order.precision, settings, order.model, grid, length)
     if launched is None:
         order.stage.begin()
         _start_ranks(road, order)
@@ -158,6 +162,7 @@ def train_rank(road: Road, order: Order) -> None:
             balance_coefficient=_balance_coefficient(order.train, order.model),
             lora=order.train.lora,
             seed=road.seed,
+            fp8=order.precision.fp8,
         )
         balance = models[0].balance
         if device.rank == 0:
@@ -172,9 +177,17 @@ def train_rank(road: Road, order: Order) -> None:
             base = None if order.train.lora is None else lambda name: not is_adapter(name)
             load_weights(models, start, part=base)
         overlap = order.parallel.overlap and device.num_copies > 1
-        models = wrap_for_training(models, dtype, overlap=overlap)
+        fp8 = order.precision.fp8
+        models = wrap_for_training(
+            models, dtype, overlap=overlap, fp8_weights=fp8 is not None and fp8.parameters
+        )
         optimizer = build_optimizer(
-            models, order.train, dtype, overlap=overlap, loss_scale=order.precision.loss_scale
+            models,
+            order.train,
+            dtype,
+            overlap=overlap,
+            loss_scale=order.precision.loss_scale,
+            fp8_recipe=fp8.recipe if fp8 is not None and fp8.backend == "te" else None,
         )
         progress = Progress(feed.first_iteration)
         if resumed is not None:
@@ -205,6 +218,7 @@ def train_rank(road: Road, order: Order) -> None:
                 flops_per_token=lambda length: training_flops_per_token(
                     order.model, length, lora=order.train.lora
                 ),
+                fp8=fp8,
                 add_files=lambda folder: _add_files(order, folder),
             ),
             progress,
@@ -304,9 +318,34 @@ def check_batch(train: TrainConfig, grid: Grid, world: int) -> None:
         )
 
 
+def check_fp8(
+    precision: PrecisionConfig, train: TrainConfig, model: ModelConfig, grid: Grid, length: int
+) -> None:
+    """FP8 must go with the model, the adapters and a stage of such sequences. Raises UserError."""
+    fp8 = precision.fp8
+    if fp8 is None:
+        return
+    for what, found in (("train.lora", train.lora), ("experts", model.num_experts)):
+        if found is not None:
+            raise UserError(
+                f"precision.fp8 does not go with {what} yet: nothing proves that it computes the "
+                f"same; leave one of them out"
+            )
+    fp8.refuse_sizes(model, grid, train.micro_batch_size, length)
+
+
 def refuse_other_run(order: Order) -> None:
-    """A folder with checkpoints of other settings is not continued and not thrown away."""
+    """A folder with checkpoints of other settings is not continued and not thrown away.
+
+    FP8 may come, go or change at any checkpoint of a run that is not finished: it is how the same
+    losses are computed.
+    """
     if complete_checkpoints(order.save_folder) and not order.stage.is_started():
+        changed = order.stage.changes()
+        is_fp8 = changed and all(line.startswith("config.precision.fp8") for line in changed)
+        if is_fp8 and not (order.stage.folder / "DONE").exists():
+            log.warning("this run goes on with another precision.fp8: %s", "; ".join(changed))
+            return
         changes = "; ".join(order.stage.changes()) or "the inputs"
         raise UserError(
             f"{order.stage.folder} holds checkpoints of a run with other settings ({changes}); "

@@ -14,8 +14,10 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_math.device.open import Device
 from megatron_math.model.experts import Balance
+from megatron_math.model.fp8 import begin_step, without_fp8
 from megatron_math.train.feed import Feed, MicroBatch
 from megatron_math.train.loss import next_token_loss
+from megatron_math.train.optimizer import whole_weights
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,20 @@ class StepResult:
     loss_scale: float = 1.0
     is_skipped: bool = False
     """A gradient overflowed in fp16, so that the weights stayed; the norm is 0 then."""
+    shadow_loss: float | None = None
+    """The same loss computed without FP8, where that was asked."""
 
 
-def train_step(trainee: Trainee, iteration: int, *, lr: float, weight_decay: float) -> StepResult:
+def train_step(
+    trainee: Trainee, iteration: int, *, lr: float, weight_decay: float, with_shadow: bool = False
+) -> StepResult:
     """Run global step `iteration` (from 0) at rate `lr` and change the weights."""
+    microbatches = trainee.feed.microbatches(iteration)
+    shadow = _shadow_step(trainee, microbatches) if with_shadow else None
+    begin_step(trainee.models)
     for model in trainee.models:
         model.zero_grad_buffer()
     trainee.optimizer.zero_grad()
-    microbatches = trainee.feed.microbatches(iteration)
     if trainee.balance is not None:
         _begin_balance(trainee.balance, microbatches, trainee.device)
     report_2K = _run(trainee, microbatches, forward_only=False)
@@ -64,7 +72,18 @@ def train_step(trainee: Trainee, iteration: int, *, lr: float, weight_decay: flo
     if trainee.balance is not None:
         num_layers = trainee.models[0].config.num_layers
         result = replace(result, balance_loss=trainee.balance.mean(num_layers))
-    return replace(result, loss_scale=loss_scale, is_skipped=not is_done)
+    return replace(
+        result,
+        loss_scale=loss_scale,
+        is_skipped=not is_done,
+        shadow_loss=shadow.loss if shadow is not None else None,
+    )
+
+
+def _shadow_step(trainee: Trainee, microbatches: list[MicroBatch]) -> StepResult:
+    """The loss of a step to come without FP8; nothing that training uses is touched."""
+    with whole_weights(trainee.models), without_fp8(trainee.models):
+        return _evaluate(trainee, microbatches)
 
 
 def _begin_balance(balance: Balance, microbatches: list[MicroBatch], device: Device) -> None:
@@ -77,7 +96,10 @@ def _begin_balance(balance: Balance, microbatches: list[MicroBatch], device: Dev
 
 def validation_step(trainee: Trainee, source: str, num_samples: int) -> StepResult:
     """The loss on held-out samples of one source; weights stay as they are."""
-    microbatches = list(trainee.feed.validation(source, num_samples))
+    return _evaluate(trainee, list(trainee.feed.validation(source, num_samples)))
+
+
+def _evaluate(trainee: Trainee, microbatches: list[MicroBatch]) -> StepResult:
     for model in trainee.models:
         model.eval()
     with torch.no_grad():

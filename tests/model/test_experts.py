@@ -77,8 +77,9 @@ def test_the_gradient_is_that_of_the_mean_loss_and_the_mean_balance_loss(
     def forward_step(iterator, model):
         tokens, loss_mask, padding = next(iterator)
         loss_BS = model(
-            tokens, position_ids(tokens), labels=tokens.roll(-1, 1), padding_mask=padding
-        )
+            tokens, position_ids(tokens), labels=tokens.roll(-1, 1), padding_mask=padding,
+            loss_mask=loss_mask,
+        )  # fmt: skip
         return loss_BS, lambda loss_BS: (
             (loss_BS * loss_mask).sum(), loss_mask.sum().int(), torch.zeros(1),
         )  # fmt: skip
@@ -98,7 +99,8 @@ def test_the_gradient_is_that_of_the_mean_loss_and_the_mean_balance_loss(
     for router in routers(plain):
         gating = router.gating
         router.gating = lambda hidden, gating=gating: seen.append(gating(hidden)) or seen[-1]
-    loss_BS = plain(tokens_BS, position_ids(tokens_BS), labels=tokens_BS.roll(-1, 1))
+    labels_BS = tokens_BS.roll(-1, 1)
+    loss_BS = plain(tokens_BS, position_ids(tokens_BS), labels=labels_BS, loss_mask=loss_mask_BS)
     real_B = (~padding_BS).sum(1)
     balance = sum(
         by_hand(logits_SBE[:, row], padding_BS[row], 2) * real_B[row] / real_B.sum()

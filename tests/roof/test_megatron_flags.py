@@ -96,6 +96,10 @@ def test_every_shipped_road_to_flags_and_back(path: Path, monkeypatch: pytest.Mo
         "--kv-channels 96",
         "--overlap-param-gather --overlap-grad-reduce",
         "--context-parallel-size 2 --mock-data",
+        "--fp8-format hybrid --fp8-amax-history-len 1024 --fp8-amax-compute-algo max",
+        "--fp8-format hybrid --fp8-amax-history-len 1024",
+        "--fp8-format hybrid --fp8-recipe tensorwise --fp8-param-gather --first-last-layers-bf16",
+        "--fp8-format e4m3 --fp8-recipe blockwise",
     ],
 )
 def test_flags_to_a_road_and_back(change: str, tmp_path: Path) -> None:
@@ -116,7 +120,11 @@ def test_flags_to_a_road_and_back(change: str, tmp_path: Path) -> None:
         ("--numlayers 3", "--numlayers has no counterpart here.* the nearest is --num-layers"),
         ("--quux", "nothing near it"),
         ("--save /ckpt", r"--save has no counterpart: checkpoints go to runs/<name>"),
-        ("--fp8-format e4m3", "--fp8-format has no counterpart"),
+        ("--fp8-format e4m3", "--fp8-format e4m3 has no counterpart with delayed; known: delayed"),
+        ("--fp8-recipe tensorwise", "--fp8-recipe has no effect without --fp8-format"),
+        ("--fp8-format hybrid --first-last-layers-bf16", "recipe delayed updates all scales"),
+        ("--fp8-format hybrid --fp8-recipe mxfp8", "hybrid has no counterpart with mxfp8"),
+        ("--num-experts 8", "models of experts have no row yet"),
         ("--normalization LayerNorm", "--normalization LayerNorm: here it is always RMSNorm"),
         ("--hidden-dropout 0.1", "here it is always 0.0"),
         ("--lr-decay-style linear", "--lr-decay-style linear has no counterpart"),
@@ -147,6 +155,19 @@ def test_defaults_that_mean_another_model_are_asked_for(flag: str) -> None:
     text = "--".join(word for word in words if word.split()[:1] != [flag])
     with pytest.raises(UserError, match=f"--{flag}.* is needed"):
         read_flags(text)
+
+
+def test_the_latest_pass_alone_is_a_history_of_one() -> None:
+    found = read_flags(changed("--fp8-format hybrid --fp8-amax-history-len 1024"))["precision.fp8"]
+    assert (found["recipe"], found["amax_history"]) == ("delayed", 1)
+
+
+@pytest.mark.parametrize("change", ["train.lora={rank: 4, alpha: 8}", "train.stages={}"])
+def test_what_has_no_flag_is_not_left_out(change: str, tmp_path: Path) -> None:
+    path = tmp_path / "road.yaml"
+    path.write_text(as_road(read_flags(LLAMA3)))
+    assert main(["train", str(path), "--as-megatron-flags"]) == 0
+    assert main(["train", str(path), change, "--as-megatron-flags"]) == 2
 
 
 def test_over_a_road_only_what_is_given_counts(tmp_path: Path) -> None:
