@@ -18,8 +18,6 @@ from megatron_math.device.open import Device, open_device
 from megatron_math.gpu_check.rows import Row, Save, compared, skipped
 from megatron_math.gpu_check.settings import RECIPES, Settings, Setup
 from megatron_math.gpu_check.trainee import (
-    FP8_IS_KNOWN,
-    NO_FP8,
     Weights,
     build_models,
     build_trainee,
@@ -158,9 +156,6 @@ def check_fp8(settings: Settings, folder: Path, save: Save) -> None:
 
     A recipe that raises is a row; the others go on.
     """
-    if not FP8_IS_KNOWN:
-        save([skipped("FP8", NO_FP8)])
-        return
     known = torch.load(reference_file(folder))
     lacking = without_te()
     rows: list[Row] = []

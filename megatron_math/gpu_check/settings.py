@@ -154,7 +154,7 @@ def _speed_cases(
             all_layers=layers,
             rungs=rungs,
             goal=GOALS[name],
-            precision=precision,  # type: ignore[arg-type]
+            precision=precision,
         )
         for setup, (rungs, layers), size in ((eight, eight_rungs, "8b"), (one, one_rungs, "1b"))
         for precision in ("bf16", "fp8")

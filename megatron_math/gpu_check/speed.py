@@ -27,7 +27,7 @@ from megatron_math.estimate.memory import stage_memory
 from megatron_math.gpu_check.parity import without_te
 from megatron_math.gpu_check.rows import Row, Save, skipped
 from megatron_math.gpu_check.settings import Setup, SpeedCase
-from megatron_math.gpu_check.trainee import FP8_IS_KNOWN, NO_FP8, build_trainee, model_config
+from megatron_math.gpu_check.trainee import build_trainee, model_config
 from megatron_math.model.flops import training_flops_per_token
 from megatron_math.train.optimizer import check_gradients
 from megatron_math.train.step import Trainee, train_step
@@ -69,7 +69,7 @@ def lacking(case: SpeedCase) -> str | None:
     """Why the case cannot run here; None where it can."""
     if case.setup.fp8 is None:
         return None
-    return NO_FP8 if not FP8_IS_KNOWN else without_te()
+    return without_te()
 
 
 def measure(case: SpeedCase, number: int, save: Save) -> None:

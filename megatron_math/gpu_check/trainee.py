@@ -21,8 +21,6 @@ from megatron_math.train.optimizer import build_optimizer, wrap_for_training
 from megatron_math.train.step import Trainee
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-FP8_IS_KNOWN = "fp8" in PrecisionConfig.model_fields
-NO_FP8 = "this version has no precision.fp8"
 
 TE_NAMES = {
     "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",

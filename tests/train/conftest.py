@@ -1,1 +1,0 @@
-from train_roads import copy_of, prepared  # noqa: F401

@@ -5,7 +5,6 @@ Controls drop one all-reduce on purpose and must be caught by the very same comp
 
 import functools
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -55,6 +54,28 @@ EACH_LAYOUT = [
 ]
 HALF = {dtype: [f"precision.dtype={dtype}", "parallel.tensor=2"] for dtype in ("bf16", "fp16")}
 
+DROPPED = {
+    "data": (
+        "parallel.data=2",
+        "import megatron.core.distributed.param_and_grad_buffer as core\n"
+        "group = core._ParamAndGradBucketGroup\n"
+        "patch(group, 'start_grad_sync', lambda self, **k: None)\n"
+        "patch(group, 'finish_grad_sync', lambda self, *a, **k: None)\n",
+    ),
+    "context": (
+        "parallel.context=2",
+        "import megatron.core.tensor_parallel.mappings as core\n"
+        "own = lambda ctx, grad: (grad.chunk(2)[ctx.group.rank()], None, None, None, None)\n"
+        "patch(core._GatherFromSequenceParallelRegion, 'backward', staticmethod(own))\n",
+    ),
+    "tensor": (
+        "parallel.tensor=2",
+        "import megatron.core.tensor_parallel.mappings as core\n"
+        "patch(core, '_reduce', lambda partial_sum, group: partial_sum)\n",
+    ),
+}
+"""Layouts in which something is not added up, for controls."""
+
 
 def largest_difference(one: Road, other: Road) -> float:
     """Largest relative difference of loss, per-source loss and gradient norm over all steps."""
@@ -92,14 +113,21 @@ def train_all(prepared: Path, tmp_path_factory: pytest.TempPathFactory):
 
     @functools.cache
     def train(world: int) -> dict[str, Road]:
-        layouts = LAYOUTS[world] | (HALF if world == 2 else {})
+        layouts, faults = dict(LAYOUTS[world]), {}
+        if world == 2:
+            layouts |= HALF
+            for group, (override, fault) in DROPPED.items():
+                layouts[f"dropped, {group}"], faults[f"dropped, {group}"] = [override], [fault]
         folder = tmp_path_factory.mktemp(f"layouts_{world}")
         roads = {}
         for number, (name, overrides) in enumerate(layouts.items()):
             runs = folder / str(number)
             shutil.copytree(prepared / "runs", runs, symlinks=True)
             roads[name] = Road.load(prepared / "road.yaml", overrides, runs)
-        jobs = [[str(road.yaml_path), road.overrides, str(road.runs)] for road in roads.values()]
+        jobs = [
+            [str(road.yaml_path), road.overrides, str(road.runs), *faults.get(name, [])]
+            for name, road in roads.items()
+        ]
         (folder / "jobs.json").write_text(json.dumps(jobs))
         script = Path(__file__).with_name("train_several.py")
         assert start_processes([sys.executable, str(script), str(folder / "jobs.json")], world) == 0
@@ -131,10 +159,10 @@ def test_packed_documents_equal_each_alone(world: int, layout: str, train_all) -
         assert abs(across - alone) > 100 * TOLERANCE * alone
 
 
-def test_computing_again_changes_nothing(one_process: Road, copy_of) -> None:
+def test_computing_again_changes_nothing(one_process: Road, copy_of, train) -> None:
     for recompute in ("selective", "full"):
         road = copy_of(recompute, f"parallel.recompute={recompute}")
-        run(road)
+        assert train(road)
         assert largest_difference(one_process, road) == 0
 
 
@@ -147,50 +175,16 @@ def test_half_precision_stays_close(dtype: str, one_process: Road, train_all) ->
     assert scales == ({1024.0} if dtype == "fp16" else {None})
 
 
-def test_a_step_that_overflows_is_skipped(one_process: Road, copy_of) -> None:
+def test_a_step_that_overflows_is_skipped(one_process: Road, copy_of, train) -> None:
     """2^60 is no scale for half precision: nothing is learnt, and every row says so."""
     road = copy_of("overflow", "precision.dtype=fp16", f"precision.loss_scale={2.0**60}")
-    run(road)
+    assert train(road)
     assert all(row["skipped"] for row in metrics(road))
     first, last = (metrics(road, "validation.jsonl")[at]["loss"] for at in (0, -1))
     assert first == last
 
 
-DROPPED = {
-    "data": (
-        "parallel.data=2",
-        "import megatron.core.distributed.param_and_grad_buffer as core\n"
-        "core._ParamAndGradBucketGroup.start_grad_sync = lambda self, **k: None\n"
-        "core._ParamAndGradBucketGroup.finish_grad_sync = lambda self, *a, **k: None\n",
-    ),
-    "context": (
-        "parallel.context=2",
-        "import megatron.core.tensor_parallel.mappings as core\n"
-        "core._GatherFromSequenceParallelRegion.backward = staticmethod(\n"
-        "    lambda ctx, grad: (grad.chunk(2)[ctx.group.rank()], None, None, None, None))\n",
-    ),
-    "tensor": (
-        "parallel.tensor=2",
-        "import megatron.core.tensor_parallel.mappings as core\n"
-        "core._reduce = lambda partial_sum, group: partial_sum\n",
-    ),
-}
-
-
 @pytest.mark.parametrize("group", DROPPED)
-def test_a_dropped_all_reduce_is_caught(
-    group: str, one_process: Road, copy_of, tmp_path: Path
-) -> None:
-    override, patch = DROPPED[group]
-    road = copy_of("dropped", override)
-    script = tmp_path / "dropped.py"
-    script.write_text(
-        "from megatron_math.device.on_cpu import patch_cpu\npatch_cpu()\n"
-        + patch
-        + "import os\nfrom megatron_math.train.__main__ import main\n"
-        "if __name__ == '__main__':\n    os._exit(main())\n"
-    )
-    command = [sys.executable, str(script), str(road.yaml_path), "--runs", str(road.runs)]
-    environment = dict(os.environ)
-    assert start_processes([*command, *road.overrides], 2, env=environment) == 0
+def test_a_dropped_all_reduce_is_caught(group: str, one_process: Road, train_all) -> None:
+    road = train_all(2)[f"dropped, {group}"]
     assert largest_difference(one_process, road) > 100 * TOLERANCE

@@ -1,7 +1,6 @@
 """Stages with settings of their own: what each begins with, one go against a launch for each."""
 
 import json
-import signal
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,7 @@ from test_resume import TIMING, differing, tensors
 from train_roads import metrics
 
 from megatron_math.base.config import parse_section
-from megatron_math.base.errors import StoppedOnRequest, UserError
+from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json
 from megatron_math.base.road import Road
 from megatron_math.blend.run import run as blend
@@ -18,8 +17,6 @@ from megatron_math.checkpoint.folders import complete_checkpoints, open_checkpoi
 from megatron_math.dataset.plan import load_plan
 from megatron_math.dataset.reader import PlanReader
 from megatron_math.train.config import TrainConfig
-from megatron_math.train.loop import STOP_SIGNALS
-from megatron_math.train.run import read_order, train_rank
 from megatron_math.train.stages import VALIDATION, stages_of, stop_iteration
 
 PLAN = SimpleNamespace(
@@ -86,23 +83,6 @@ def test_a_stop_behind_an_unknown_stage_is_refused() -> None:
     train = settings(stop_after="annael")
     with pytest.raises(UserError, match="no stage is called 'annael'.* cpt, anneal, sft"):
         stop_iteration(train, stages_of(train, PLAN))
-
-
-@pytest.fixture
-def train():
-    """train(road) in this process; True when it came to the end."""
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-
-    def in_this_process(road: Road) -> bool:
-        try:
-            train_rank(road, read_order(road))
-        except StoppedOnRequest:
-            return False
-        return True
-
-    yield in_this_process
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def staged(copy_of, name: str, *overrides: str, stages: str = STAGES, own: str = OWN) -> Road:

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from megatron_math.base.errors import StoppedOnRequest
 from megatron_math.base.road import Road
 from megatron_math.pipeline import run_road
 
@@ -103,3 +105,23 @@ def copy_of(prepared: Path, tmp_path: Path):
 def metrics(road: Road, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
     lines = (road.folder("50_train") / name).read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def train():
+    """train(road) in this process, which spares a start; True when it came to the end."""
+    from megatron_math.train.loop import STOP_SIGNALS
+    from megatron_math.train.run import read_order, train_rank
+
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+    def in_this_process(road: Road) -> bool:
+        try:
+            train_rank(road, read_order(road))
+        except StoppedOnRequest:
+            return False
+        return True
+
+    yield in_this_process
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
