@@ -21,6 +21,11 @@ CHUNK_BYTES = {"cpu": 1 << 26, "gpu": 1 << 28}
 """Of a chunk's fp32 logits. The weight comes from memory once a chunk, so small ones are slower:
 with 32,000 words of 384 values one of 8 MB took 1.6 times one of 128 MB (2026-11-22)."""
 
+LEAST_ROWS = 128
+"""Of a chunk. Each streams the whole weight: with 32,000 x 384 and chunks of 32 rows (4 MiB) the
+head took 1.30 times the processor seconds of 128 rows, 512 and 1,024 gave nothing more
+(2026-11-22, one thread of a shared machine)."""
+
 
 def linear_cross_entropy(
     hidden_SBH: torch.Tensor,
@@ -76,7 +81,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_KH = torch.empty_like(hidden_KH) if needs_hidden else None
         grad_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if needs_weight else None
         kind = "cpu" if hidden_TH.device.type == "cpu" else "gpu"
-        step = max(16, CHUNK_BYTES[kind] // (4 * len(words_VH)))
+        step = max(LEAST_ROWS, CHUNK_BYTES[kind] // (4 * len(words_VH)))
         for first in range(0, len(hidden_KH), step):
             chunk = slice(first, first + step)
             logits = torch.mm(hidden_KH[chunk], words_VH.t()).float()

@@ -50,6 +50,7 @@ def test_losses_and_gradients_are_those_of_whole_logits(rows, padding, share, ch
     given = inputs(rows, rows + padding, share, torch.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(head.CHUNK_BYTES, "cpu", 4 * rows * chunk_rows)
+        patch.setattr(head, "LEAST_ROWS", 16)
         found = gradients(ours, given, rows, 8.0)
     for mine, theirs in zip(found, gradients(plain, given, rows, 8.0), strict=True):
         assert (mine - theirs).abs().max() <= 1e-6 * theirs.abs().max() + 1e-30
@@ -82,6 +83,7 @@ class Largest(TorchDispatchMode):
 def test_whole_logits_never_exist(monkeypatch) -> None:
     rows = 5000
     monkeypatch.setitem(head.CHUNK_BYTES, "cpu", 4 * rows * 16)
+    monkeypatch.setattr(head, "LEAST_ROWS", 16)
     given = inputs(rows, rows, 1.0, torch.float32)
     for way, whole in ((ours, False), (plain, True)):
         with Largest() as largest:
