@@ -18,12 +18,11 @@ from megatron.core.tensor_parallel.mappings import (
 )
 
 CHUNK_BYTES = {"cpu": 1 << 26, "gpu": 1 << 28}
-"""Of a chunk's fp32 logits. The weight comes from memory once a chunk, so small ones are slower:
-with 32,000 words of 384 values one of 8 MB took 1.6 times one of 128 MB (2026-11-22)."""
+"""Of a chunk's fp32 logits."""
 
 LEAST_ROWS = 128
-"""Of a chunk. Each streams the whole weight: with 32,000 x 384 and chunks of 32 rows (4 MiB) the
-head took 1.30 times the processor seconds of 128 rows, 512 and 1,024 gave nothing more
+"""Of a chunk. Each streams the whole weight: with 32,000 words of 384 values and chunks of 32 rows
+the head took 1.3 times the processor seconds of 128 rows; 512 and 1,024 gave nothing more
 (2026-11-22, one thread of a shared machine)."""
 
 
