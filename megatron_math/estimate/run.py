@@ -91,8 +91,8 @@ def read_road(
 ) -> Run:
     """The road's model, layout and tokens; the three options stand above the file.
 
-    Stages of different lengths are estimated at the longest, fp16 as bf16. UserError where the road
-    leaves out what is needed.
+    Of several stages the one with the longest sequences is estimated, in its own batch; fp16 as
+    bf16. UserError where the road leaves out what is needed.
     """
     for name, holds in (("train", "the batch sizes"), ("blend", "sequence length and tokens")):
         if not road.has(name):
@@ -101,15 +101,17 @@ def read_road(
     if train.lora is not None:
         raise UserError("train.lora is not estimated yet; without it the whole model's training is")
     stages = resolve(road.section("blend", BlendConfig))
+    longest = max(stages, key=lambda stage: stage.sequence_length)
+    batch = train.of_stage(longest.name)
     section = road.section("parallel", ParallelConfig)
     parallel = section.model_dump()
     numbers = road.section("precision", PrecisionConfig)
     world = gpus or section.model * (section.replicas or 1)
     layout = Layout(
         gpus=world,
-        sequence_length=max(stage.sequence_length for stage in stages),
-        global_batch=train.global_batch_size,
-        micro_batch=train.micro_batch_size,
+        sequence_length=longest.sequence_length,
+        global_batch=batch.global_batch_size,
+        micro_batch=batch.micro_batch_size,
         tensor=section.tensor,
         pipeline=section.pipeline,
         virtual=section.virtual,

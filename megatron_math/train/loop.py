@@ -27,8 +27,7 @@ from megatron_math.train.metrics import Metrics
 from megatron_math.train.optimizer import whole_weights
 from megatron_math.train.stages import (
     VALIDATION,
-    best,
-    candidates,
+    chosen,
     kept_for_later,
     stop_iteration,
 )
@@ -116,10 +115,9 @@ def begin_stage(run: Run, progress: Progress) -> None:
         if start.weights == "base":
             load_weights(models, run.base)
         elif start.weights == "best":
-            found = candidates(run.save_folder, feed.stages, feed.stages.index(stage))
-            chosen = best(found)
-            log.info("stage %s begins with %s", stage.name, chosen.folder.name)
-            load_training_state(models, optimizer, chosen.folder)
+            start_from = chosen(run.save_folder, feed.stages, feed.stages.index(stage))
+            log.info("stage %s begins with %s", stage.name, start_from.folder.name)
+            load_training_state(models, optimizer, start_from.folder)
         if is_fresh:
             reset_optimizer_state(optimizer)
 

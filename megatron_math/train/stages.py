@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_math.base.errors import UserError
-from megatron_math.checkpoint.folders import Checkpoint, complete_checkpoints
+from megatron_math.checkpoint.folders import Checkpoint, complete_checkpoints, open_checkpoint
 from megatron_math.dataset.plan import Plan
 from megatron_math.train.config import StageConfig, TrainConfig
 from megatron_math.train.schedule import learning_rate
@@ -123,8 +123,20 @@ def candidates(save: Path, stages: Sequence[TrainStage], number: int) -> list[Ch
 
 
 def best(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """The one with the lowest validation loss, the newest among equals."""
+    """The one with the lowest validation loss, the newest among equals; there is one at least."""
     return min(reversed(checkpoints), key=lambda checkpoint: checkpoint.read(VALIDATION)["loss"])
+
+
+def chosen(save: Path, stages: Sequence[TrainStage], number: int) -> Checkpoint:
+    """The checkpoint that stage `number` begins with, verified. UserError where it is lost."""
+    found = candidates(save, stages, number)
+    if not found:
+        raise UserError(
+            f"stage {stages[number].name} begins with the best checkpoint of "
+            f"{stages[number - 1].name}, and {save} has none of it with a {VALIDATION}; bring it "
+            f"back, or train that stage again"
+        )
+    return open_checkpoint(best(found).folder)
 
 
 def kept_for_later(save: Path, stages: Sequence[TrainStage], iteration: int) -> tuple[int, ...]:

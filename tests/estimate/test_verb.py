@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from megatron_math.base.road import Road
 from megatron_math.cli import main
+from megatron_math.estimate.run import read_road
 from megatron_math.model.presets import load_preset
 
 ROAD = """
@@ -151,3 +153,11 @@ def test_search_ranks_and_takes_the_fastest(road: Path, capsys: pytest.CaptureFi
     assert found["layout"] == found["layouts"][0]["layout"]
     assert main(["estimate", str(road), "--gpus", "64", "--search"]) == 0
     assert "layouts fit" in capsys.readouterr().out
+
+
+def test_the_stage_with_the_longest_sequences_counts_in_its_own_batch(road: Path) -> None:
+    own = {"cpt": 512, "anneal": 1024}
+    for stage, batch in own.items():
+        changed = [f"train.stages={{{stage}: {{global_batch_size: 512}}}}"]
+        layout = read_road(Road.load(road, changed)).layout
+        assert (layout.sequence_length, layout.global_batch) == (8192, batch)

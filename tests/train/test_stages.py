@@ -1,6 +1,7 @@
 """Stages with settings of their own: what each begins with, one go against a launch for each."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ from megatron_math.checkpoint.folders import complete_checkpoints, open_checkpoi
 from megatron_math.dataset.plan import load_plan
 from megatron_math.dataset.reader import PlanReader
 from megatron_math.train.config import TrainConfig
-from megatron_math.train.stages import VALIDATION, stages_of, stop_iteration
+from megatron_math.train.stages import VALIDATION, chosen, stages_of, stop_iteration
 
 PLAN = SimpleNamespace(
     history=None,
@@ -60,6 +61,14 @@ def test_a_named_stage_has_its_own_and_the_others_share_what_is_around_it() -> N
     assert anneal.learning_rate(19) == 5e-4
     assert anneal.train.min_lr == 0  # the run's belongs to the run's schedule
     assert stop_iteration(settings(stop_after="anneal", stages=own), [cpt, anneal, sft]) == 20
+
+
+def test_a_lost_beginning_is_said(tmp_path: Path) -> None:
+    stages = stages_of(settings(stages={"anneal": {"weights": "best"}}), PLAN)
+    with pytest.raises(
+        UserError, match="anneal begins with the best checkpoint of cpt, and .* has none"
+    ):
+        chosen(tmp_path, stages, 1)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,6 @@ class Documents:
     """A feed of one random row: packed, its documents alone, or as if it were one document."""
 
     sources = ("row",)
-    micro_batch_size = 1
 
     def __init__(self, device: Device, context_size: int, vocab_size: int) -> None:
         generator = torch.Generator().manual_seed(5)

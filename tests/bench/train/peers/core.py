@@ -25,9 +25,11 @@ from megatron_math.train.config import TrainConfig
 from megatron_math.train.optimizer import build_optimizer, wrap_for_training
 
 
-def forward_step(iterator: Any, model: Any, *, position_ids_BS: torch.Tensor) -> Any:
+def forward_step(iterator: Any, model: Any, *, position_ids_BS: torch.Tensor, local: bool) -> Any:
     tokens_BS, labels_BS = next(iterator)
-    loss_BS = model(tokens_BS, position_ids_BS, None, labels=labels_BS)
+    # With a mask our model makes output layer and loss in one, as in our loop.
+    mask = {} if local else {"loss_mask": torch.ones(labels_BS.shape)}
+    loss_BS = model(tokens_BS, position_ids_BS, None, labels=labels_BS, **mask)
 
     def loss_sum(loss_BS: torch.Tensor) -> Any:
         total, count = loss_BS.sum(), torch.tensor(loss_BS.numel(), dtype=torch.int)
@@ -81,7 +83,9 @@ def train(case: Case, say: Callable[..., None], *, local: bool) -> None:
             models[0].zero_grad_buffer()
             optimizer.zero_grad()
             report = step_function(
-                forward_step_func=partial(forward_step, position_ids_BS=position_ids_BS),
+                forward_step_func=partial(
+                    forward_step, position_ids_BS=position_ids_BS, local=local
+                ),
                 data_iterator=iter([batch]),
                 model=models,
                 num_microbatches=1,
