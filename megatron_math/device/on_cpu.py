@@ -88,6 +88,18 @@ def _with_lists(original: Callable[..., Any]) -> Callable[..., Any]:
     return on_host
 
 
+def _unless_alone(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A gather or scatter of a buffer and this rank's part of it, which in a group of one is it."""
+
+    def among_others(output: torch.Tensor, given: torch.Tensor, **kwargs: Any) -> Any:
+        if kwargs["group"].size() == 1 and output.data_ptr() == given.data_ptr():
+            return None
+        return original(output, given, **kwargs)
+
+    return among_others
+
+
+_BUFFERS = "megatron.core.distributed.param_and_grad_buffer"
 _DISPATCHER = "megatron.core.transformer.moe.token_dispatcher.MoEAlltoAllTokenDispatcher"
 
 _FACTORIES = ("empty", "empty_like", "ones", "tensor", "zeros")
@@ -147,6 +159,15 @@ PATCHES: tuple[Patch, ...] = (
         f"{_DISPATCHER}._maybe_dtoh_and_synchronize",
         "it waits for that stream, and leaves the sizes to send as tensors, where gloo wants lists",
         _with_lists,
+    ),
+    *(
+        Patch(
+            f"{_BUFFERS}.dist_{name}_func",
+            "gloo copies all gradients and weights of a lone process onto themselves: 1 to 5 % of "
+            "a step",
+            _unless_alone,
+        )
+        for name in ("all_gather", "reduce_scatter")
     ),
     *(
         Patch(f"torch.{name}", "called with device='cuda' or pin_memory=True", _with_cpu_device)

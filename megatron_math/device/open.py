@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from megatron_math.base.log import log
 from megatron_math.device.grid import Grid
+from megatron_math.device.host_memory import keep_freed_memory
 from megatron_math.device.on_cpu import patch_cpu
 from megatron_math.device.start import bind_forks, launched_ranks, rendezvous
 
@@ -93,6 +94,7 @@ def open_device(grid: Grid, seed: int, *, timeout_minutes: float = 30.0) -> Iter
     else:
         torch_device = torch.device("cpu")
         patch_cpu()
+        keep_freed_memory()
     dist.init_process_group(
         "nccl" if kind == "cuda" else "gloo",
         init_method=_meeting_place() if launched else None,

@@ -14,6 +14,7 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.transformer.module import Float16Module
 
 from megatron_math.device.kernels import choose_adam
+from megatron_math.device.optimizer_state import fuse_adam
 from megatron_math.train.config import TrainConfig
 from megatron_math.train.gauge import Phases
 
@@ -143,6 +144,7 @@ def build_optimizer(
         # Core's extra gloo groups serve checkpoint formats that are not used here.
         use_gloo_process_groups=False,
     )
+    fuse_adam(optimizer)
     if dtype == torch.float16:
         for model in models:
             model.config.grad_scale_func = optimizer.scale_loss

@@ -48,3 +48,20 @@ def test_patched_names_answer_for_the_cpu():
     assert torch.zeros(2).cuda().type() == "torch.cuda.FloatTensor"
     assert torch.zeros(2).type(torch.int64).dtype == torch.int64
     assert not torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("name", ["all_gather", "reduce_scatter"])
+def test_a_lone_process_sends_nothing_and_two_do(name):
+    class Group:
+        def __init__(self, size):
+            self.size = lambda: size
+
+    patch = next(patch for patch in PATCHES if patch.name.endswith(f"dist_{name}_func"))
+    calls = []
+    send = patch.make(lambda output, given, **kwargs: calls.append(kwargs["group"].size()))
+    buffer = torch.zeros(4)
+    send(buffer, buffer[:], group=Group(1), async_op=False)
+    assert calls == []
+    send(buffer, buffer[:2], group=Group(2), async_op=False)
+    send(buffer, torch.ones(4), group=Group(1), async_op=False)  # not its own part: a real copy
+    assert calls == [2, 1]

@@ -5,6 +5,7 @@ import torch
 
 from megatron_math.device.grid import Grid
 from megatron_math.device.open import open_device
+from megatron_math.device.optimizer_state import fuse_adam
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -16,7 +17,7 @@ def device():
 class Run:
     """A linear layer under the distributed optimizer, stepped with seeded gradients."""
 
-    def __init__(self):
+    def __init__(self, *, is_fused: bool = True):
         from megatron.core.distributed import (
             DistributedDataParallel,
             DistributedDataParallelConfig,
@@ -38,6 +39,8 @@ class Run:
             optimizer="adam", lr=0.1, weight_decay=0.1, use_distributed_optimizer=True
         )
         self.optimizer = get_megatron_optimizer(settings, [self.wrapped])
+        if is_fused:
+            fuse_adam(self.optimizer)
         self.num_steps = 0
 
     def step(self, times: int) -> None:
@@ -135,3 +138,13 @@ def test_fresh_state_changes_no_weight_and_can_be_saved():
     moments = run.tensors()
     create_optimizer_state(run.optimizer)  # and state that is there stays
     assert all(map(torch.equal, moments, run.tensors()))
+
+
+def test_one_pass_over_the_state_moves_weights_as_eight_do():
+    plain, fused = Run(is_fused=False), Run()
+    assert all(group["fused"] for group in fused.optimizer.optimizer.param_groups)
+    assert not any(group["fused"] for group in plain.optimizer.optimizer.param_groups)
+    for run in (plain, fused):
+        run.step(20)
+    for one, other in zip(plain.model.parameters(), fused.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)

@@ -68,6 +68,26 @@ def test_half_precision_stays_as_close_as_its_rounding() -> None:
         assert (mine.float() - theirs).abs().max() < 0.02 * theirs.abs().max()
 
 
+@pytest.mark.parametrize("logit", [79.0, 86.0, 95.0, 200.0, 3e4])
+def test_a_word_without_probability_in_fp32_has_its_loss(logit) -> None:
+    weight_VH = torch.zeros(5, HIDDEN).index_fill_(0, torch.tensor([2]), logit / HIDDEN)
+    hidden_SBH, labels_SB = torch.ones(3, 1, HIDDEN), torch.tensor([[0], [2], [4]])
+    given = hidden_SBH.requires_grad_(), weight_VH.requires_grad_(), labels_SB, torch.ones(3, 1)
+    for mine, theirs in zip(
+        gradients(ours, given, 5, 1.0), gradients(plain, given, 5, 1.0), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_a_logit_that_is_no_number_has_no_loss() -> None:
+    given = inputs(7, 7, 1.0, torch.float32)
+    with torch.no_grad():
+        given[0][3, 1] = float("nan")
+    loss_SB = ours(*given, 7).detach()
+    assert loss_SB.isnan().sum() == 1
+    assert loss_SB[3, 1].isnan()
+
+
 class Largest(TorchDispatchMode):
     """Notes the elements of the largest tensor that an operation returns."""
 
