@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from megatron_math import cli
+from megatron_math.model.config import ModelConfig
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LR, CLIP, DECAY, BETAS, EPS = 1e-3, 1.0, 0.1, (0.9, 0.95), 1e-8
@@ -29,6 +30,14 @@ class Shape:
     vocabulary: int
     sequence_length: int
     batch: int
+
+    def config(self) -> ModelConfig:
+        return ModelConfig(**self.model(), max_sequence_length=self.sequence_length)
+
+    def flops(self) -> float:
+        """Of a step, causal attention counted half."""
+        tokens = self.batch * self.sequence_length
+        return tokens * self.config().flops_per_token(self.sequence_length)
 
     def model(self) -> dict[str, Any]:
         return {
@@ -65,6 +74,7 @@ def make_case(folder: Path, shape: Shape, steps: int) -> Path:
         "validation_samples": 0,
     }
     settings = {
+        "flops": shape.flops(),
         "model": shape.model(),
         "sequence_length": shape.sequence_length,
         "batch": shape.batch,

@@ -1,4 +1,4 @@
-"""One side's run: start it, take the time of each step as it tells of it, read its losses."""
+"""The sides: processes that take steps by turns; what a step took, and whether losses agree."""
 
 import json
 import os
@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 PEERS = Path(__file__).parent / "peers"
 THREADS = 2
 LIMIT_S = 900
-OUR_LINE = re.compile(r" iteration +(\d+)/")
+OUR_LINE = re.compile(r" iteration +\d+/")
+OUR_METRICS = Path("runs/case/50_train/metrics.jsonl")
 
 
 @dataclass(frozen=True)
@@ -35,77 +37,104 @@ class Side:
     def command(self, case: Path, dtype: str) -> list[str]:
         return [*map(str, (self.python, PEERS / self.script, case)), "--dtype", dtype, *self.flags]
 
+    def shown(self, case: Path, dtype: str) -> str:
+        return " ".join(self.command(case, dtype))
+
 
 @dataclass
 class Steps:
-    """Seconds from the start to the end of each optimizer step; losses and norms of each."""
+    """Seconds of each optimizer step, the first from the command on; losses and norms of each."""
 
-    ends: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     grad_norms: list[float | None] = field(default_factory=list)
-    matmul: dict[str, float] = field(default_factory=dict)
-
-    def seconds_a_step(self, warm_up: int) -> float:
-        """Mean over all steps behind the first ones, with everything that a loop does between."""
-        return (self.ends[-1] - self.ends[warm_up - 1]) / (len(self.ends) - warm_up)
 
 
-def run(command: Sequence[str | Path], case: Path, *, until: int | None = None) -> Steps:
-    """Run to the end, or kill it after step `until`. RuntimeError when it fails or hangs."""
-    ours = case / "runs" / "case" / "50_train"
-    shutil.rmtree(ours, ignore_errors=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
-    environment |= {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
-    os.sync()
-    begun = time.perf_counter()
-    process = subprocess.Popen(
-        [str(word) for word in command],
-        cwd=REPOSITORY,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    guard = threading.Timer(LIMIT_S, os.killpg, (process.pid, signal.SIGKILL))
-    guard.start()
-    steps, said = Steps(), []
-    assert process.stdout is not None
+class Running:
+    """A side as a process that stands still but in `step`, with all that it started.
+
+    Its clock runs from the moment it may go on to the line that says a step is done, so that
+    whatever a loop does between two steps counts.
+    """
+
+    def __init__(self, command: Sequence[str | Path], case: Path) -> None:
+        self.command, self.told = " ".join(map(str, command)), Steps()
+        self._said: list[str] = []
+        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
+        environment |= {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+        self._resumed = time.perf_counter()
+        self._process = subprocess.Popen(
+            [str(word) for word in command],
+            cwd=REPOSITORY,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._metrics = case / OUR_METRICS
+        self._limit = threading.Timer(LIMIT_S, self.kill)
+        self._limit.start()
+
+    def step(self) -> float:
+        """Seconds of one more step. RuntimeError when the side ends or hangs before it."""
+        if self.told.seconds:
+            self._resumed = time.perf_counter()
+            self._signal(signal.SIGCONT)
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if self._is_step(line):
+                self.told.seconds.append(time.perf_counter() - self._resumed)
+                self._signal(signal.SIGSTOP)
+                return self.told.seconds[-1]
+            self._said.append(line)
+        raise RuntimeError(f"{self.command} ended:\n{''.join(self._said)[-3000:]}")
+
+    def _is_step(self, line: str) -> bool:
+        if line.startswith("STEP "):
+            told = json.loads(line[5:])
+            assert told["step"] == len(self.told.seconds) + 1, line
+            self.told.losses.append(told["loss"])
+            self.told.grad_norms.append(told["grad_norm"])
+            return True
+        if not OUR_LINE.search(line):
+            return False
+        row = json.loads(self._metrics.read_text().splitlines()[len(self.told.seconds)])
+        self.told.losses.append(row["lm loss"])
+        self.told.grad_norms.append(row["grad-norm"])
+        return True
+
+    def kill(self) -> None:
+        """End it, wherever it is; for any thread, and more than once."""
+        self._limit.cancel()
+        if self._process.poll() is None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+
+    def _signal(self, number: int) -> None:
+        """To the side and its children; `train` gives its own a process group of theirs."""
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                session = status.read_text().rpartition(")")[2].split()[3]
+                if int(session) == self._process.pid:
+                    os.kill(int(status.parent.name), number)
+
+
+@contextmanager
+def running(commands: dict[str, list[str]], case: Path) -> Iterator[dict[str, Running]]:
+    """All of them, one after the other up to their first step; none at the end."""
+    shutil.rmtree((case / OUR_METRICS).parent, ignore_errors=True)
+    sides: dict[str, Running] = {}
     try:
-        for line in process.stdout:
-            now = time.perf_counter() - begun
-            said.append(line)
-            if OUR_LINE.search(line):
-                steps.ends.append(now)
-            elif line.startswith("STEP "):
-                told = json.loads(line[5:])
-                assert told["step"] == len(steps.ends) + 1, line
-                steps.ends.append(now)
-                steps.losses.append(told["loss"])
-                steps.grad_norms.append(told["grad_norm"])
-            elif line.startswith("MATMUL "):
-                steps.matmul = json.loads(line[7:])
-            if until is not None and len(steps.ends) >= until:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                return steps
-        process.wait()
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
+        for name, command in commands.items():
+            sides[name] = Running(command, case)
+            sides[name].step()
+        yield sides
     finally:
-        guard.cancel()
-        process.stdout.close()
-    if process.returncode or not steps.ends:
-        shown = " ".join(map(str, command))
-        raise RuntimeError(f"{shown} ended with {process.returncode}:\n{''.join(said)[-3000:]}")
-    if not steps.losses:
-        rows = [json.loads(row) for row in (ours / "metrics.jsonl").read_text().splitlines()]
-        steps.losses = [row["lm loss"] for row in rows]
-        steps.grad_norms = [row["grad-norm"] for row in rows]
-    return steps
+        for side in sides.values():
+            side.kill()
 
 
 # By precision: largest relative difference of the first loss, of any later one, of the first norm.
@@ -141,5 +170,7 @@ def median_and_interval(values: Sequence[float]) -> dict[str, float]:
     }  # fmt: skip
 
 
-def our_python() -> Path:
-    return Path(sys.executable)
+def our_command(case: Path, dtype: str) -> list[str]:
+    """`megatron-math train`, as a user types it."""
+    words = [sys.executable, "-m", "megatron_math.cli", "train", case / "road.yaml"]
+    return [str(word) for word in (*words, f"precision.dtype={dtype}", "--runs", case / "runs")]
