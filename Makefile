@@ -3,8 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := examples/00_quickstart_cpu
+PYTHON312 ?= python3.12
+COMPAT := .venv-compat
+TE_WHEELS ?=
 
-.PHONY: setup demo test slurm bench-data bench-estimate bench-train soak check clean
+.PHONY: setup demo test slurm bench-data bench-estimate bench-train compat soak check clean
 
 setup: $(READY)
 
@@ -41,6 +44,17 @@ bench-train: $(READY)
 	$(BIN)/python tests/bench/train --record
 	$(BIN)/python tests/bench/train --case llama-34m --record
 
+# docs/benchmarks/compat.md: parity and resume with the newest megatron-core, which wants Python 3.12 (PYTHON312)
+# and fetches the CUDA build of torch: half an hour, 6 GB. TE_WHEELS=folder with a transformer_engine_torch
+# wheel: its layers and FP8 recipes are built, too.
+compat: $(COMPAT)/.ready
+	$(COMPAT)/bin/python tests/compat $(if $(TE_WHEELS),--te-wheels $(TE_WHEELS))
+
+$(COMPAT)/.ready: pyproject.toml setup.py constraints-compat.txt $(wildcard csrc/*)
+	$(PYTHON312) -m venv $(COMPAT)
+	$(COMPAT)/bin/pip install --quiet --disable-pip-version-check -c constraints-compat.txt -e ".[dev]"
+	touch $(COMPAT)/.ready
+
 # Long campaigns: layouts of 8 processes, 1,000 kills, every system call failing (needs strace), fuzzing with
 # sanitizers, 1,000 steps in every FP8 recipe.
 soak: $(READY)
@@ -57,4 +71,4 @@ check: $(READY)
 	for script in examples/*/*.py; do $(BIN)/mypy $$script || exit 1; done  # scripts share names
 
 clean:
-	rm -rf .venv build megatron_math/*.so
+	rm -rf .venv $(COMPAT) build megatron_math/*.so

@@ -141,6 +141,12 @@ PATCHES: tuple[Patch, ...] = (
         _returning(None),
     ),
     Patch(
+        "torch.cuda.current_stream",
+        "asked for before gradients are added up, to wait on it for a replayed graph's",
+        _returning(None),
+        seen="0.19.2",
+    ),
+    Patch(
         "torch.Tensor.cuda",
         "tied embeddings and checkpoint loading move tensors with .cuda()",
         lambda original: lambda self, *args, **kwargs: self,

@@ -35,6 +35,7 @@ from megatron.core.transformer.transformer_layer import (
 from megatron_math.device.open import current_torch_device
 from megatron_math.model.context import own_chunks, whole_sequence
 from megatron_math.model.experts import Balance, Router, torch_experts
+from megatron_math.model.slots import submodules_of
 
 
 class RMSNorm(torch.nn.Module):
@@ -314,5 +315,5 @@ def te_block_spec(num_layers: int, balance: Balance | None) -> TransformerBlockS
         layer = get_gpt_layer_with_transformer_engine_spec()
     else:
         layer = get_gpt_layer_with_transformer_engine_spec(num_experts=2, moe_grouped_gemm=True)
-        layer.submodules.mlp.submodules.router = partial(Router, balance=balance)
+        submodules_of(layer.submodules.mlp).router = partial(Router, balance=balance)
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=TENorm)

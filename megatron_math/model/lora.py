@@ -38,6 +38,7 @@ from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
 
 from megatron_math.base.errors import UserError
 from megatron_math.model.lora_config import LoraConfig, Target
+from megatron_math.model.slots import submodules_of
 
 PLACES: dict[Target, tuple[str, str]] = {
     "qkv": ("self_attention", "linear_qkv"),
@@ -182,7 +183,7 @@ def with_adapters(
         layers[id(spec)] = layer = copy.deepcopy(spec)
         for target in lora.targets:
             module, name = PLACES[target]
-            submodules = getattr(layer.submodules, module).submodules
+            submodules = submodules_of(getattr(layer.submodules, module))
             kind: Any = getattr(submodules, name, None)
             if kind not in adapted:
                 raise UserError(

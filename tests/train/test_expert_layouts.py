@@ -46,7 +46,7 @@ FAULTS = {
         ["parallel.expert=2", "parallel.data=2", "train.stop_after=2"],
         "import megatron.core.tensor_parallel.mappings as core\n"
         "backward = core._AllToAll.backward\n"
-        "nothing = lambda ctx, grad: (None, backward(ctx, grad)[1] * 0, None, None)\n"
+        "nothing = lambda *a: tuple(g if g is None else g * 0 for g in backward(*a))\n"
         "patch(core._AllToAll, 'backward', staticmethod(nothing))\n",
     ),
     4: (  # the two copies of each expert do not add their gradients
