@@ -2,7 +2,8 @@
 
 Reads: environment variables of torchrun, srun or of our own starter.
 Writes: nothing.
-Promise: on a GPU nothing is patched; on a CPU every patch stands in `on_cpu.PATCHES`.
+Promise: on a GPU nothing is patched; on a CPU every patch stands in `on_cpu.PATCHES`, but for one
+that must come before the import: `late_compiler`.
 """
 
 import warnings
