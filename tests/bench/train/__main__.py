@@ -20,7 +20,7 @@ from typing import Any
 
 import results
 from cases import REPOSITORY, SHAPES, Shape, make_case
-from environments import ACCELERATE, LITGPT, Skip, python_with
+from environments import ACCELERATE, LITGPT, Skip, python_with, versions
 from sides import Side, Steps, difference, median_and_interval, our_command, running
 
 WARM_UP = 2
@@ -55,7 +55,7 @@ def main() -> int:
     add("--case", choices=SHAPES, default="nano-d6")
     add("--dtype", choices=("fp32", "bf16"), default="fp32")
     add("--peers", nargs="+", choices=PEERS, default=PEERS, metavar="NAME", help=", ".join(PEERS))
-    add("--rounds", type=int, default=2)
+    add("--rounds", type=int, default=1)
     add("--steps", type=int, default=8, help=f"timed, of a round, behind {WARM_UP}")
     add("--quick", action="store_true", help="a tiny model, few steps, one round: does it work?")
     add("--work", type=Path, default=REPOSITORY / "runs" / "bench" / "train")
@@ -76,6 +76,7 @@ def main() -> int:
             refused[name] = str(reason)
     shape = SHAPES[args.case]
     case = make_case(work / args.case, shape, WARM_UP + args.steps)
+    described["versions"] |= versions()
     record = described | campaign(
         case, shape, args.dtype, WARM_UP + args.steps, peers, args.rounds, refused
     )

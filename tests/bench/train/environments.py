@@ -4,11 +4,20 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 # litgpt wants an older huggingface-hub than transformers, for downloads only: so it comes alone.
 LITGPT = (["lightning==2.6.6", "jsonargparse[signatures]==4.41.0"], ["--no-deps", "litgpt==0.5.13"])
 ACCELERATE = (["accelerate==1.15.0"],)
+
+
+def versions() -> dict[str, str]:
+    """Of the peers' packages, as asked for; of transformers, as it is here."""
+    asked = (word.split("==") for words in (*LITGPT, *ACCELERATE) for word in words if "==" in word)
+    return {"transformers": version("transformers")} | {
+        name.partition("[")[0]: number for name, number in asked
+    }
 
 
 class Skip(Exception):  # noqa: N818 - no error, a reason
