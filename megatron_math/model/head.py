@@ -8,6 +8,8 @@ Shapes: S sequence, B micro-batch, T = S*B tokens (of all tensor ranks), K token
 H hidden, V rows of the output weight on this rank.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +29,8 @@ the head took 1.3 times the processor seconds of 128 rows; 512 and 1,024 gave no
 (2026-11-22, one thread of a shared machine)."""
 
 FAINT = 80.0
-"""Loss of a token above which its probability is near fp32's smallest normal number, exp(-87)."""
+"""Loss of a token above which its probability is near fp32's smallest normal number, exp(-87), and
+its logarithm is taken from the logits."""
 
 
 def linear_cross_entropy(
@@ -88,13 +91,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         step = max(LEAST_ROWS, CHUNK_BYTES[kind] // (4 * len(words_VH)))
         for first in range(0, len(hidden_KH), step):
             chunk = slice(first, first + step)
-            logits = torch.mm(hidden_KH[chunk], words_VH.t()).float()
+            logits = _logits(hidden_KH[chunk], words_VH)
             if num_rows < 1:  # a rank of padding only
                 logits.fill_(float("-inf"))
-            if group.size() == 1 and kind == "cpu":
-                loss_K[chunk] = _softmax_loss(logits, labels_K[chunk], hidden_KH[chunk], words_VH)
-            else:
-                loss_K[chunk] = _cross_entropy(logits, labels_K[chunk], group)
+            again = partial(_logits, hidden_KH[chunk], words_VH)
+            loss_K[chunk] = _cross_entropy(logits, labels_K[chunk], group, again)
             if counts_K is not None:
                 logits *= counts_K[chunk, None]
             grad = logits.to(weight_VH.dtype)
@@ -133,28 +134,31 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *made, *[None] * 6
 
 
-def _softmax_loss(
-    logits_KV: torch.Tensor, labels_K: torch.Tensor, hidden_KH: torch.Tensor, words_VH: torch.Tensor
+def _logits(
+    hidden_KH: torch.Tensor, words_VH: torch.Tensor, rows_R: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """As `_cross_entropy` of whole rows, by softmax alone: half the passes over the logits.
-
-    Where a label's probability leaves fp32, its row is made again and asked for the logarithm.
-    """
-    at_K = torch.arange(len(labels_K))
-    torch.softmax(logits_KV, 1, out=logits_KV)
-    loss_K = -logits_KV[at_K, labels_K].log()
-    lost_R = (loss_K > FAINT).nonzero().flatten()
-    if len(lost_R):
-        again_RV = torch.mm(hidden_KH[lost_R], words_VH.t()).float()
-        loss_K[lost_R] = F.cross_entropy(again_RV, labels_K[lost_R], reduction="none")
-    logits_KV[at_K, labels_K] -= 1
-    return loss_K
+    """fp32; of all K tokens, or of those in `rows_R`."""
+    return torch.mm(hidden_KH if rows_R is None else hidden_KH[rows_R], words_VH.t()).float()
 
 
-def _cross_entropy(logits_KV: torch.Tensor, labels_K: torch.Tensor, group: Any) -> torch.Tensor:
-    """Of each row; turns the logits into their gradient in place."""
+def _cross_entropy(
+    logits_KV: torch.Tensor,
+    labels_K: torch.Tensor,
+    group: Any,
+    logits_again: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Of each row; turns the logits into their gradient in place. logits_again: of some rows."""
     at_K = torch.arange(len(labels_K), device=labels_K.device)
-    if group.size() == 1:
+    if group.size() == 1 and logits_KV.device.type == "cpu":
+        torch.softmax(logits_KV, 1, out=logits_KV)  # half the passes of log_softmax and exp
+        loss_K = -logits_KV[at_K, labels_K].log()
+        logits_KV[at_K, labels_K] -= 1
+        faint_R = (loss_K > FAINT).nonzero().flatten()
+        if len(faint_R):
+            again_RV = logits_again(faint_R)
+            loss_K[faint_R] = F.cross_entropy(again_RV, labels_K[faint_R], reduction="none")
+        return loss_K
+    if group.size() == 1:  # to look for faint rows would be to wait
         torch.log_softmax(logits_KV, 1, out=logits_KV)  # one kernel; by hand it is five
         loss_K = -logits_KV[at_K, labels_K]
         logits_KV.exp_()[at_K, labels_K] -= 1
