@@ -16,7 +16,11 @@ WAITS = """
     import os, signal, sys, time
     from pathlib import Path
     def on_signal(number, frame):
-        Path(sys.argv[1], "got" + os.environ["RANK"]).touch()
+        got = [Path(sys.argv[1], "got" + rank) for rank in "01"]
+        got[int(os.environ["RANK"])].touch()
+        end = time.monotonic() + 30  # ranks stop together: torchrun ends one that is behind
+        while not all(path.exists() for path in got) and time.monotonic() < end:
+            time.sleep(0.01)
         code = int(sys.argv[2])
         if code < 0:
             signal.signal(-code, signal.SIG_DFL)
