@@ -2,7 +2,8 @@
 
 Megatron-Core decorates some forty small functions with torch.compile, which loads the compiler at
 once: 2.1 of the 5 seconds that a process of this project imports (2026-11-23), for functions that
-no layer calls on a CPU. Where there is a GPU nothing changes. Torch-free.
+no layer calls on a CPU. While the modules of core that name the decorator are imported, it is one
+that waits. Where there is a GPU nothing changes. Torch-free.
 """
 
 import functools
@@ -13,13 +14,18 @@ from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
 
-DECORATOR = "megatron.core.jit", "jit_fuser"
+MODULES = (
+    "megatron.core.jit",  # from which the others have it
+    "megatron.core.transformer.moe.router",  # names it itself in 0.19
+)
 
 
 def compiled_late(decorate: Callable[..., Any]) -> Callable[..., Any]:
-    """As the decorator `decorate`, at the first call of what it decorates."""
+    """As the decorator `decorate`, at the first call of a function; at once where it has settings."""
 
-    def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorator(function: Any = None, **settings: Any) -> Any:
+        if function is None or settings:
+            return decorate(function, **settings)
         made: list[Callable[..., Any]] = []
 
         @functools.wraps(function)
@@ -34,27 +40,30 @@ def compiled_late(decorate: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class LateCompiler(MetaPathFinder):
-    """Finds core's module with the decorator, and replaces it before another module takes it."""
+    """Finds the modules of core that take the decorator, and has it wait while they are imported."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        module, attribute = DECORATOR
-        if name != module:
+        if name not in MODULES:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
 
-        def execute_and_replace(made: ModuleType) -> None:
+        def execute_with_late_compiler(made: ModuleType) -> None:
             import torch
 
-            execute(made)
-            if not torch.cuda.is_available():
-                setattr(made, attribute, compiled_late(getattr(made, attribute)))
+            if torch.cuda.is_available():
+                return execute(made)
+            at_once, torch.compile = torch.compile, compiled_late(torch.compile)
+            try:
+                execute(made)
+            finally:
+                torch.compile = at_once
 
-        spec.loader.exec_module = execute_and_replace  # type: ignore[method-assign, assignment]
+        spec.loader.exec_module = execute_with_late_compiler  # type: ignore[method-assign, assignment]
         return spec
 
 

@@ -36,7 +36,7 @@ def test_nothing_changes_where_there_is_a_gpu():
 def test_a_function_is_decorated_once_and_keeps_its_name_and_result():
     decorated = []
 
-    def decorate(function):
+    def decorate(function, **settings):
         decorated.append(function)
         return lambda *args, **kwargs: function(*args, **kwargs) + 1
 
@@ -49,4 +49,6 @@ def test_a_function_is_decorated_once_and_keeps_its_name_and_result():
     assert decorated == []
     assert [Owner().add(1), Owner().add(1, second=5)] == [4, 7]
     assert len(decorated) == 1
+    compiled_late(decorate)(len, dynamic=True)
+    assert decorated[1:] == [len]  # at once
     assert (Owner.add.__name__, Owner.add.__doc__) == ("add", "Their sum.")
