@@ -21,7 +21,7 @@ MODULES = (
 
 
 def compiled_late(decorate: Callable[..., Any]) -> Callable[..., Any]:
-    """As the decorator `decorate`, at the first call of a function; at once where it has settings."""
+    """`decorate`, at the first call of what it decorates; at once where it has settings."""
 
     def decorator(function: Any = None, **settings: Any) -> Any:
         if function is None or settings:
@@ -40,7 +40,7 @@ def compiled_late(decorate: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class LateCompiler(MetaPathFinder):
-    """Finds the modules of core that take the decorator, and has it wait while they are imported."""
+    """Finds the modules of core that take the decorator; it waits while they are imported."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
