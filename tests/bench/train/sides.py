@@ -53,13 +53,14 @@ class Steps:
 class Running:
     """A side as a process that stands still but in `step`, with all that it started.
 
-    Its clock runs from the moment it may go on to the line that says a step is done, so that
-    whatever a loop does between two steps counts.
+    Its clock runs while it may run: from the line that says a step is done to the next one, without
+    the time between. So whatever a loop does between two steps counts.
     """
 
     def __init__(self, command: Sequence[str | Path], case: Path) -> None:
         self.command, self.told = " ".join(map(str, command)), Steps()
         self._said: list[str] = []
+        self._ran_on = 0.0  # behind the last line, before it stood still
         environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
         environment |= {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
         self._resumed = time.perf_counter()
@@ -81,13 +82,15 @@ class Running:
     def step(self) -> float:
         """Seconds of one more step. RuntimeError when the side ends or hangs before it."""
         if self.told.seconds:
-            self._resumed = time.perf_counter()
+            self._resumed = time.perf_counter() - self._ran_on
             self._signal(signal.SIGCONT)
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            done = time.perf_counter()
             if self._is_step(line):
-                self.told.seconds.append(time.perf_counter() - self._resumed)
                 self._signal(signal.SIGSTOP)
+                self._ran_on = time.perf_counter() - done
+                self.told.seconds.append(done - self._resumed)
                 return self.told.seconds[-1]
             self._said.append(line)
         raise RuntimeError(f"{self.command} ended:\n{''.join(self._said)[-3000:]}")
