@@ -18,7 +18,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[3]
 PEERS = Path(__file__).parent / "peers"
 THREADS = 2
-LIMIT_S = 900
+LIMIT_S = 300  # of one step, the first with start and compilation
 OUR_LINE = re.compile(r" iteration +\d+/")
 OUR_METRICS = Path("runs/case/50_train/metrics.jsonl")
 
@@ -76,14 +76,20 @@ class Running:
             start_new_session=True,
         )
         self._metrics = case / OUR_METRICS
-        self._limit = threading.Timer(LIMIT_S, self.kill)
-        self._limit.start()
 
     def step(self) -> float:
         """Seconds of one more step. RuntimeError when the side ends or hangs before it."""
         if self.told.seconds:
             self._resumed = time.perf_counter() - self._ran_on
             self._signal(signal.SIGCONT)
+        limit = threading.Timer(LIMIT_S, self.kill)
+        limit.start()
+        try:
+            return self._step()
+        finally:
+            limit.cancel()
+
+    def _step(self) -> float:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             done = time.perf_counter()
@@ -111,7 +117,6 @@ class Running:
 
     def kill(self) -> None:
         """End it, wherever it is; for any thread, and more than once."""
-        self._limit.cancel()
         if self._process.poll() is None:
             self._signal(signal.SIGKILL)
             self._process.wait()
