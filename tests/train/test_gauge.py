@@ -30,8 +30,8 @@ from megatron_math.train.run import read_order, train_rank
 
 DELAY = 60.0
 PLANTED = {"data": range(4, 18, 3), "reduce": range(5, 18, 3), "optimizer": range(6, 18, 3)}
-"""Iterations, counted from 1, in which a phase takes DELAY seconds more by the clock, which is put on:
-nothing waits, and nothing else on the machine can take as long."""
+"""Iterations, counted from 1, in which a phase takes DELAY seconds more by the clock, which is put
+on: nothing waits, and nothing else on the machine can take as long."""
 HUNGRY = 18
 """The iteration that takes memory for a moment."""
 
@@ -106,6 +106,9 @@ def planted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Road:
     microbatches, build = Feed.microbatches, optimizer_module.build_optimizer
     finalize = optimizer_module.finalize_model_grads
 
+    def clock() -> float:
+        return perf_counter() + put_on
+
     def late_microbatches(self: Feed, number: int) -> list:
         nonlocal iteration
         iteration = number + 1
@@ -132,7 +135,7 @@ def planted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Road:
         return optimizer
 
     with (
-        mock.patch.object(time, "perf_counter", lambda: perf_counter() + put_on),
+        mock.patch.object(time, "perf_counter", clock),
         mock.patch.object(Feed, "microbatches", late_microbatches),
         mock.patch.object(optimizer_module, "finalize_model_grads", late_finalize),
         mock.patch.object(optimizer_module, "build_optimizer", late_optimizer),
