@@ -34,6 +34,7 @@ from megatron_math.train.run import (
     check_batch,
     check_fp8,
     check_stages,
+    check_world,
     local_world,
     read_order,
     refuse_other_run,
@@ -133,6 +134,7 @@ def dry_run(road: Road, world: int | None = None, ranks: Sequence[int] | None = 
     parallel = road.section("parallel", ParallelConfig)
     launched = launched_ranks()
     world = world or (launched[1] if launched else local_world(parallel))
+    check_world(parallel, world)
     model, stages, plan, missing = _planned(road)
     precision = road.section("precision", PrecisionConfig)
     if plan is not None:
@@ -143,9 +145,6 @@ def dry_run(road: Road, world: int | None = None, ranks: Sequence[int] | None = 
         settings_there = train.of_stage(stage.name)
         check_batch(settings_there, parallel.grid, world)
         check_fp8(precision, settings_there, model, parallel.grid, stage.sequence_length)
-    if parallel.replicas is not None and parallel.replicas != parallel.grid.data(world):
-        missing_data = f"parallel.data {parallel.replicas} was asked, and {world} processes leave "
-        raise UserError(f"{missing_data}{parallel.grid.data(world)}; drop it, or change the world")
     settings = {
         "precision": precision,
         "checkpoint": road.section("checkpoint", CheckpointConfig),

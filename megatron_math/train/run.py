@@ -72,6 +72,7 @@ def run(road: Road) -> Stage:
     refuse_other_run(order)
     launched = launched_ranks()
     world = launched[1] if launched else local_world(order.parallel)
+    check_world(order.parallel, world)
     check_stages(order.train, order.plan, order.parallel.grid, world)
     for planned in order.plan.stages:
         settings = order.train.of_stage(planned.name)
@@ -317,6 +318,16 @@ def local_world(parallel: ParallelConfig) -> int:
     """Processes to start here: one copy of the model, times the replicas asked for or possible."""
     model = parallel.grid.model
     return model * (parallel.replicas or max(1, gpus_here() // model))
+
+
+def check_world(parallel: ParallelConfig, world: int) -> None:
+    """A launcher's processes must be as many replicas as were asked for. Raises UserError."""
+    found = parallel.grid.data(world)
+    if parallel.replicas not in (None, found):
+        raise UserError(
+            f"parallel.data {parallel.replicas} was asked, and {world} processes leave {found}; "
+            f"drop it, or change the number of processes"
+        )
 
 
 def check_stages(train: TrainConfig, plan: Plan, grid: Grid, world: int) -> None:

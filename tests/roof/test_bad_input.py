@@ -95,9 +95,20 @@ def test_a_sentence_and_exit_code_2(
     assert files(folder) == before
 
 
-def test_a_world_that_the_layout_does_not_divide(
-    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (
+            ["parallel.tensor=2", "parallel.pipeline=2"],
+            "tensor 2 x pipeline 2 x context 1 = 4 does not divide world 6",
+        ),
+        (
+            ["parallel.tensor=2", "parallel.data=2"],
+            "parallel.data 2 was asked, and 6 processes leave 3",
+        ),
+    ],
+)
+def test_a_layout_that_is_not_the_launchers(folder: Path, layout: list[str], message: str) -> None:
     import subprocess
     import sys
 
@@ -107,12 +118,11 @@ def test_a_world_that_the_layout_does_not_divide(
     }  # fmt: skip
     command = [sys.executable, "-m", "megatron_math.train", str(folder / "road.yaml")]
     result = subprocess.run(
-        [*command, "--runs", str(folder / "runs"), "parallel.tensor=2", "parallel.pipeline=2"],
+        [*command, "--runs", str(folder / "runs"), *layout],
         env=environment, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert result.returncode == 2
-    product = "tensor 2 x pipeline 2 x context 1 = 4 does not divide world 6"
-    assert product in result.stderr
+    assert message in result.stderr
 
 
 def test_a_line_that_is_not_json_is_named(

@@ -79,6 +79,7 @@ def test_uneven_and_virtual_stages(cluster: Path, capsys: pytest.CaptureFixture[
     ("arguments", "says"),
     [
         (["--gpus", "500"], "= 32 does not divide world 500"),
+        (["parallel.data=3"], "parallel.data 3 was asked, and 512 processes leave 16"),
         (["parallel.tensor=3"], "= 12 does not divide world 512"),
         (["--gpus", "12", "parallel.tensor=3"], "tensor 3 = 3 does not divide num_attention_heads"),
         (["train.global_batch_size=24"], "global_batch_size 24 is not a multiple of"),
