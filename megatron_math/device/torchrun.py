@@ -27,9 +27,12 @@ def main() -> int:
     try:
         torchrun()
     except ChildFailedError as error:
-        # A rank that died of the signal was still loading, before it could catch it.
+        # A rank that died of the signal was still loading, before it could catch it. One that died
+        # of SIGTERM had it from torchrun, which ends what runs a moment longer than the first.
         stopped = {EXIT_STOPPED, -signal.SIGUSR1}
-        if {failure.exitcode for failure in error.failures.values()} <= stopped:
+        _, first = error.get_first_failure()
+        codes = {failure.exitcode for failure in error.failures.values()}
+        if first.exitcode in stopped and codes <= stopped | {-signal.SIGTERM}:
             return EXIT_STOPPED
         raise
     return 0

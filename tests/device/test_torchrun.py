@@ -21,7 +21,10 @@ WAITS = """
         end = time.monotonic() + 30  # ranks stop together: torchrun ends one that is behind
         while not all(path.exists() for path in got) and time.monotonic() < end:
             time.sleep(0.01)
-        code = int(sys.argv[2])
+        code, *more = map(int, sys.argv[2:])
+        if more and os.environ["RANK"] == "1":
+            code = more[0]
+            time.sleep(0 if code != 75 else 5)
         if code < 0:
             signal.signal(-code, signal.SIG_DFL)
             os.kill(os.getpid(), -code)
@@ -34,13 +37,15 @@ WAITS = """
 """
 
 
-def start(module: str, folder: Path, code: int) -> subprocess.Popen[str]:
-    """Two ranks that wait for SIGUSR1 and then exit with `code`; returns when both are waiting."""
+def start(module: str, folder: Path, *codes: int) -> subprocess.Popen[str]:
+    """Two ranks that wait for SIGUSR1, then exit with the code or each with its own, rank 1 late
+    with a 75; returns when both are waiting.
+    """
     script = folder / "waits.py"
     script.write_text(textwrap.dedent(WAITS))
     command = [sys.executable, "-m", module, "--standalone", "--nproc-per-node=2", str(script)]
     launcher = subprocess.Popen(
-        [*command, str(folder), str(code)],
+        [*command, str(folder), *map(str, codes)],
         stderr=subprocess.DEVNULL if module.startswith("torch.") else subprocess.PIPE,
         text=True,
     )
@@ -52,11 +57,17 @@ def start(module: str, folder: Path, code: int) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    ("rank_code", "expected"),
-    [(EXIT_STOPPED, EXIT_STOPPED), (-signal.SIGUSR1, EXIT_STOPPED), (3, 1)],
+    ("rank_codes", "expected"),
+    [
+        ([EXIT_STOPPED], EXIT_STOPPED),
+        ([-signal.SIGUSR1], EXIT_STOPPED),
+        ([EXIT_STOPPED, EXIT_STOPPED], EXIT_STOPPED),  # torchrun ends the late one
+        ([3], 1),
+        ([3, EXIT_STOPPED], 1),
+    ],
 )
-def test_usr1_reaches_every_rank_and_only_75_is_75(tmp_path, rank_code, expected):
-    launcher = start("megatron_math.device.torchrun", tmp_path, rank_code)
+def test_usr1_reaches_every_rank_and_only_75_is_75(tmp_path, rank_codes, expected):
+    launcher = start("megatron_math.device.torchrun", tmp_path, *rank_codes)
     launcher.send_signal(signal.SIGUSR1)
     _, said = launcher.communicate(timeout=60)
     assert launcher.returncode == expected, said
