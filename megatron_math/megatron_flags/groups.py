@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from megatron_math.base.errors import UserError
-from megatron_math.megatron_flags import fp8
+from megatron_math.megatron_flags import experts, fp8
 from megatron_math.megatron_flags.given import Given, Settings
 
 
@@ -383,6 +383,7 @@ GROUPS: tuple[Group, ...] = (
            "recompute-num-layers", "recompute-modules"), _read_recompute, _write_recompute),
     Group(("bf16", "fp16"), _read_dtype, _write_dtype),
     Group(fp8.FLAGS, fp8.read_fp8, fp8.write_fp8),
+    Group(experts.FLAGS, experts.read_experts, experts.write_experts),
     Group(("train-iters", "train-samples"), _read_length, _write_length),
     Group(("lr-warmup-fraction", "lr-warmup-iters", "lr-warmup-samples"),
           _read_warmup, _write_warmup),
@@ -403,5 +404,6 @@ GROUP_SETTINGS = frozenset((
     "model.vocab_padding_multiple", "parallel.virtual", "parallel.overlap", "parallel.recompute",
     "precision.dtype", "precision.fp8", "blend.tokens", "blend.mix", "blend.validation",
     "train.mock_data", "train.warmup_share", "train.schedule", "train.decay_share",
+    *experts.SETTINGS,
 ))  # fmt: skip
 """What the groups set."""

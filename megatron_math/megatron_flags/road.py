@@ -16,6 +16,7 @@ from megatron_math.megatron_flags.groups import GROUP_SETTINGS, num_samples
 from megatron_math.megatron_flags.table import ROWS
 from megatron_math.model.presets import PRESETS, load_preset
 from megatron_math.train.config import (
+    DEFAULT_BALANCE_COEFFICIENT,
     CheckpointConfig,
     ParallelConfig,
     PrecisionConfig,
@@ -59,6 +60,8 @@ def settings_of(road: Road) -> dict[str, Any]:
                 for part in parts
                 if isinstance(part, Leaf)
             }
+    if settings["model.num_experts"] is not None and settings["train.balance_coefficient"] is None:
+        settings["train.balance_coefficient"] = DEFAULT_BALANCE_COEFFICIENT
     if settings["train.schedule"] == "wsd":
         share = settings["train.decay_share"] or 0.15
         total = num_samples(settings) if settings.get("blend.tokens") else None
@@ -72,7 +75,7 @@ def settings_of(road: Road) -> dict[str, Any]:
 def refuse_without_flags(road: Road) -> None:
     """UserError where a road asks for training that Megatron-LM has no flags for."""
     train = road.section("train", TrainConfig)
-    for name in ("lora", "stages", "balance_coefficient"):
+    for name in ("lora", "stages"):
         if getattr(train, name) is not None:
             raise UserError(f"train.{name} has no flag of Megatron-LM; the rest would mislead")
 
@@ -124,6 +127,7 @@ def _base(settings: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any], 
             changed = {key: model[key] for key in free if model[key] != published[key]}
             return {"preset": preset}, changed, f"Fresh weights of {preset}; {hint}."
     family = "qwen2" if model["qkv_bias"] else "mistral" if model["sliding_window"] else "llama"
+    family = "mixtral" if model["num_experts"] is not None else family
     return {"preset": "tiny"}, {"family": family, **model}, f"Fresh weights of this shape; {hint}."
 
 

@@ -128,8 +128,14 @@ REFUSED: dict[str, str] = {
     "overlap-p2p-communication": "set by the schedule that virtual stages take",
     "data-parallel-size": "it is what tensor, pipeline and context leave of the processes",
     "distributed-backend": "found from the machine",
-    "moe-router-topk": "models of experts have no row yet",
-    "num-experts": "models of experts have no row yet",
+    "moe-router-pre-softmax": "the softmax is over the chosen experts' logits",
+    "moe-router-topk-scaling-factor": "the weights of the chosen experts add up to 1",
+    "moe-router-enable-expert-bias": "train.balance_coefficient keeps experts busy",
+    "moe-shared-expert-intermediate-size": "no expert is shared",
+    "moe-expert-capacity-factor": "no token is dropped",
+    "moe-pad-expert-input-to-capacity": "no token is dropped, and none is padded",
+    "moe-z-loss-coeff": "the balance loss is the only one of a router",
+    "moe-input-jitter-eps": "routers see their input as it is",
 }
 
 

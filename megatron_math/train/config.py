@@ -9,6 +9,9 @@ from megatron_math.device.grid import Grid
 from megatron_math.model.fp8_config import Fp8Config
 from megatron_math.model.lora_config import LoraConfig
 
+DEFAULT_BALANCE_COEFFICIENT = 0.01
+"""Fedus et al. 2021, section 2.2."""
+
 
 class ParallelConfig(Grid):
     """How the model is spread over processes. None of it changes the result, only the speed."""

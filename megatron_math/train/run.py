@@ -33,6 +33,7 @@ from megatron_math.model.flops import training_flops_per_token
 from megatron_math.model.lora_config import LORA_FILE, checkpoint_lora
 from megatron_math.tokenizer import load_tokenizer
 from megatron_math.train.config import (
+    DEFAULT_BALANCE_COEFFICIENT,
     CheckpointConfig,
     ParallelConfig,
     PrecisionConfig,
@@ -408,9 +409,10 @@ def _check_vocabulary(plan: Plan, model: ModelConfig, base: Path) -> None:
 
 
 def _balance_coefficient(train: TrainConfig, model: ModelConfig) -> float:
-    """Fedus et al. 2021, section 2.2, where the road says nothing; 0 without experts."""
+    """The default where the road says nothing; 0 without experts."""
     if model.num_experts is not None:
-        return 0.01 if train.balance_coefficient is None else train.balance_coefficient
+        given = train.balance_coefficient
+        return DEFAULT_BALANCE_COEFFICIENT if given is None else given
     if train.balance_coefficient is not None:
         raise UserError(
             f"train.balance_coefficient {train.balance_coefficient} has no effect: the model has "

@@ -100,6 +100,14 @@ def test_every_shipped_road_to_flags_and_back(path: Path, monkeypatch: pytest.Mo
         "--fp8-format hybrid --fp8-amax-history-len 1024",
         "--fp8-format hybrid --fp8-recipe tensorwise --fp8-param-gather --first-last-layers-bf16",
         "--fp8-format e4m3 --fp8-recipe blockwise",
+        "--num-experts 8",
+        "--num-experts 8 --moe-aux-loss-coeff 0.01 --expert-model-parallel-size 8",
+        "--micro-batch-size 2 --num-experts 4 --moe-router-topk 1 --moe-aux-loss-coeff 0.02 "
+        "--moe-router-load-balancing-type seq_aux_loss",
+        "--num-experts 8 --tensor-model-parallel-size 2 --sequence-parallel "
+        "--expert-model-parallel-size 4 --expert-tensor-parallel-size 1",
+        "--num-experts 8 --moe-ffn-hidden-size 512 --moe-grouped-gemm --moe-permute-fusion "
+        "--moe-token-dispatcher-type alltoall --moe-router-dtype fp32 --moe-layer-freq 1",
     ],
 )
 def test_flags_to_a_road_and_back(change: str, tmp_path: Path) -> None:
@@ -124,7 +132,27 @@ def test_flags_to_a_road_and_back(change: str, tmp_path: Path) -> None:
         ("--fp8-recipe tensorwise", "--fp8-recipe has no effect without --fp8-format"),
         ("--fp8-format hybrid --first-last-layers-bf16", "recipe delayed updates all scales"),
         ("--fp8-format hybrid --fp8-recipe mxfp8", "hybrid has no counterpart with mxfp8"),
-        ("--num-experts 8", "models of experts have no row yet"),
+        ("--moe-aux-loss-coeff 0.01", "--moe-aux-loss-coeff has no effect without --num-experts"),
+        ("--num-experts 8 --tensor-model-parallel-size 2", "left out, which is 2, has no counter"),
+        ("--num-experts 8 --expert-tensor-parallel-size 4", "experts are not cut; give 1"),
+        (
+            "--micro-batch-size 2 --num-experts 8 --moe-aux-loss-coeff 0.01",
+            "aux_loss with --micro-batch-size 2 has no counterpart: each row is balanced by itself",
+        ),
+        (
+            "--num-experts 8 --moe-router-load-balancing-type sinkhorn",
+            "sinkhorn has no counterpart",
+        ),
+        (
+            "--num-experts 8 --moe-router-load-balancing-type none --moe-aux-loss-coeff 0.01",
+            "0.01 has no effect with --moe-router-load-balancing-type none",
+        ),
+        ("--num-experts 8 --moe-token-dispatcher-type allgather", "by all-to-all; give alltoall"),
+        ("--num-experts 8 --moe-router-dtype fp64", "routers compute in fp32"),
+        ("--num-experts 8 --moe-layer-freq 2", "every layer has experts"),
+        ("--num-experts 8 --moe-shared-expert-intermediate-size 64", "no expert is shared"),
+        ("--num-experts 8 --moe-expert-capacity-factor 1.0", "no token is dropped"),
+        ("--num-experts 8 --moe-router-pre-softmax", "over the chosen experts' logits"),
         ("--normalization LayerNorm", "--normalization LayerNorm: here it is always RMSNorm"),
         ("--hidden-dropout 0.1", "here it is always 0.0"),
         ("--lr-decay-style linear", "--lr-decay-style linear has no counterpart"),
@@ -160,6 +188,35 @@ def test_defaults_that_mean_another_model_are_asked_for(flag: str) -> None:
 def test_the_latest_pass_alone_is_a_history_of_one() -> None:
     found = read_flags(changed("--fp8-format hybrid --fp8-amax-history-len 1024"))["precision.fp8"]
     assert (found["recipe"], found["amax_history"]) == ("delayed", 1)
+
+
+MIXTRAL = (
+    changed("--vocab-size 32000").replace("500000", "1000000").replace("8192 --unt", "32768 --unt")
+    + " --num-experts 8 --expert-model-parallel-size 8"
+)
+
+
+def test_a_mixtral_becomes_a_road(tmp_path: Path) -> None:
+    path = tmp_path / "road.yaml"
+    path.write_text(as_road(read_flags(MIXTRAL)))
+    raw = load_yaml(path.read_text(), "written")
+    assert raw["base"] == {"preset": "mixtral-8x7b"}
+    assert raw["parallel"]["expert"] == 8
+    assert raw["train"]["balance_coefficient"] == 0  # Megatron-LM's default, not ours
+    ours = settings_of(Road.load(path, ["train.balance_coefficient=null"]))
+    assert ours["train.balance_coefficient"] == 0.01
+    words = write_flags(ours)
+    assert words[words.index("--moe-aux-loss-coeff") + 1] == "0.01"
+    assert words[words.index("--moe-router-load-balancing-type") + 1] == "seq_aux_loss"
+    assert read_flags("--moe-aux-loss-coeff 0.02", ours) == {"train.balance_coefficient": 0.02}
+
+
+def test_a_balance_of_no_experts_is_not_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "road.yaml"
+    path.write_text(as_road(read_flags(LLAMA3)))
+    settings = settings_of(Road.load(path, ["train.balance_coefficient=0.1"]))
+    with pytest.raises(UserError, match="balance_coefficient 0.1: the model has no experts"):
+        write_flags(settings)
 
 
 @pytest.mark.parametrize("change", ["train.lora={rank: 4, alpha: 8}", "train.stages={}"])
