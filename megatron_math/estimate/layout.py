@@ -1,14 +1,16 @@
-"""Layout: how a run is spread over GPUs, and how many layers and weights each pipeline stage holds.
+"""Layout: how a run is spread over GPUs, and how many layers each pipeline stage holds.
 
-Ranks are numbered as Megatron-Core does: tensor changes fastest, then context, data, pipeline.
+Ranks are numbered as Megatron-Core does: tensor changes fastest, then context, data, pipeline. The
+experts of a layer are whole and are dealt out among all ranks that hold it, neighbours first.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
 
 from megatron_math.base.errors import UserError
 from megatron_math.estimate.hardware import AttentionKernel, Precision
 from megatron_math.model.config import ModelConfig
+from megatron_math.model.lora_config import LoraConfig
 
 Recompute = Literal["none", "selective", "operators", "full"]
 Sharding = Literal["optimizer", "full"]
@@ -27,6 +29,8 @@ class Layout:
     pipeline: int = 1
     virtual: int = 1
     context: int = 1
+    expert: int = 1
+    """Ways the experts of a layer are dealt out; tensor, context and data ranks all take some."""
     sequence: bool = False
     first_stage_layers: int | None = None
     last_stage_layers: int | None = None
@@ -48,6 +52,8 @@ class Layout:
     attention: AttentionKernel = "flash3"
     loss: Loss = "parallel"
     """How cross-entropy is made: plain torch, Megatron-Core's parallel one, or one kernel."""
+    lora: LoraConfig | None = None
+    """Adapters that are trained in place of all weights."""
 
     @property
     def data(self) -> int:
@@ -58,6 +64,11 @@ class Layout:
     def shards(self) -> int:
         """Ways the optimizer's state is cut: replicas and context ranks hold the same weights."""
         return self.data * self.context
+
+    @property
+    def expert_shards(self) -> int:
+        """Ways the optimizer's state of one expert is cut: the ranks that hold this expert."""
+        return self.gpus // self.pipeline // self.expert
 
     @property
     def micro_batches(self) -> int:
@@ -92,8 +103,6 @@ class Layout:
 
     def fault(self, model: ModelConfig) -> str | None:
         """Why this layout cannot be run at all, in words; None when it can."""
-        if model.num_experts is not None:
-            return f"a model of {model.num_experts} experts is not estimated yet, dense ones are"
         product = self.tensor * self.pipeline * self.context
         if self.gpus % product:
             return f"tensor x pipeline x context = {product} does not divide {self.gpus} GPUs"
@@ -119,6 +128,39 @@ class Layout:
                 f"with virtual stages {self.micro_batches} micro-batches must be a multiple "
                 f"of pipeline {self.pipeline}"
             )
+        return self._fault_of_experts(model) or self._fault_of_adapters(model)
+
+    def _fault_of_experts(self, model: ModelConfig) -> str | None:
+        experts = model.num_experts
+        if experts is None:
+            return f"expert {self.expert} of a model without experts" if self.expert > 1 else None
+        if experts % self.expert:
+            return f"expert {self.expert} does not divide the {experts} experts of a layer"
+        if self.gpus // self.pipeline % self.expert:
+            on_one_stage = self.gpus // self.pipeline
+            return f"expert {self.expert} does not divide the {on_one_stage} GPUs of a stage"
+        if self.tensor > 1 and not (self.sequence and self.expert > 1):
+            return (
+                f"tensor {self.tensor} of a model with experts needs sequence parallelism and "
+                "expert 2 or more: experts are whole, and take tokens that are cut"
+            )
+        return self._fault_of_trainer("experts")
+
+    def _fault_of_adapters(self, model: ModelConfig) -> str | None:
+        if self.lora is None:
+            return None
+        inside = [target for target in self.lora.targets if target in ("fc1", "fc2")]
+        if inside and model.num_experts is not None:
+            return (
+                f"train.lora adapts {' and '.join(inside)}, and experts take no adapters; set "
+                "train.lora.targets to [qkv, proj]"
+            )
+        return self._fault_of_trainer("adapters")
+
+    def _fault_of_trainer(self, what: str) -> str | None:
+        """Full sharding and recomputation by operators are of other trainers, measured dense."""
+        if self.sharding == "full" or self.recompute == "operators":
+            return f"{what} under full sharding or recompute operators are not estimated"
         return None
 
     def check(self, model: ModelConfig) -> None:
@@ -127,38 +169,13 @@ class Layout:
         if fault is not None:
             raise UserError(f"this layout cannot be run: {fault}")
 
+    def to_json(self) -> dict[str, Any]:
+        """Every field by name, as JSON types."""
+        facts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return facts | {"lora": None if self.lora is None else self.lora.model_dump(mode="json")}
 
-@dataclass(frozen=True)
-class StageWeights:
-    """Parameters that one rank of one stage holds. `cast`: of these, in fp8 matrix products."""
-
-    total: int
-    cast: int
-    largest_gather: int
-    """Of the largest part that full sharding gathers at once: a layer, or an embedding."""
-
-
-def linear_parameters(model: ModelConfig) -> int:
-    """Weights of one layer's matrix products."""
-    query = model.num_attention_heads * model.head_dim
-    key_value = model.num_query_groups * model.head_dim
-    attention = model.hidden_size * (2 * query + 2 * key_value)
-    return attention + 3 * model.hidden_size * model.ffn_hidden_size
-
-
-def stage_weights(model: ModelConfig, layout: Layout, stage: int) -> StageWeights:
-    """Matrices, biases and embeddings are cut over tensor ranks; norms are on every one."""
-    key_value = model.num_query_groups * model.head_dim
-    query = model.num_attention_heads * model.head_dim
-    bias = query + 2 * key_value if model.qkv_bias else 0
-    linear = linear_parameters(model) // layout.tensor
-    layer = linear + bias // layout.tensor + 2 * model.hidden_size
-    vocabulary = -(-model.padded_vocab_size // layout.tensor) * model.hidden_size
-    layers = layout.stage_layers(model)[stage]
-    is_first, is_last = stage == 0, stage == layout.pipeline - 1
-    tables = int(is_first) + int(is_last)
-    if model.tied_embeddings and layout.pipeline == 1:
-        tables = 1  # with more stages the last one holds a copy of the embedding
-    total = layers * layer + tables * vocabulary + (model.hidden_size if is_last else 0)
-    largest = max(layer, vocabulary) if tables else layer
-    return StageWeights(total, layers * linear, largest)
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> Self:
+        """What `to_json` wrote; fields that are left out have their defaults."""
+        lora = facts.get("lora")
+        return cls(**(facts | {"lora": None if lora is None else LoraConfig(**lora)}))

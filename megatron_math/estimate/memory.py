@@ -1,17 +1,17 @@
 """Memory of one rank by kind, from tensor shapes.
 
-Activations are what Megatron-Core's layer with Transformer Engine keeps for the backward pass,
-without dropout: Korthikanti et al. 2022 (arXiv 2205.05198), section 4, written out for
-grouped-query attention, SwiGLU and fused attention, which keeps nothing that grows with the square
-of the sequence. Pipelines: section 4.2.3 there. Sharded state: Rajbhandari et al. 2020 (arXiv
-1910.02054), section 5.
+What layers keep: `activations`. Pipelines: Korthikanti et al. 2022 (arXiv 2205.05198), section
+4.2.3. Sharded state: Rajbhandari et al. 2020 (arXiv 1910.02054), section 5; the state of experts is
+cut over the ranks that hold the same ones.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from megatron_math.base.errors import UserError
+from megatron_math.estimate.activations import layer_bytes_per_token, working_bytes_per_token
 from megatron_math.estimate.hardware import Gpu
-from megatron_math.estimate.layout import Layout, stage_weights
+from megatron_math.estimate.layout import Layout
+from megatron_math.estimate.weights import stage_weights
 from megatron_math.model.config import ModelConfig
 
 FRAGMENTATION_SHARE = 0.03
@@ -54,43 +54,6 @@ class Memory:
         return max(kinds, key=lambda kind: kinds[kind])
 
 
-def layer_bytes_per_token(model: ModelConfig, layout: Layout) -> int:
-    """What one layer keeps of one token on one rank, before the context and micro-batch cut.
-
-    Residual stream and norm outputs are cut by sequence parallelism, the rest by tensor
-    parallelism. In fp8 the input of each matrix product is kept in one byte. Without `fused` it is
-    what this package's own torch layers keep, measured to the byte.
-    """
-    query = model.num_attention_heads * model.head_dim
-    key_value = model.num_query_groups * model.head_dim
-    hidden, inner = model.hidden_size, model.ffn_hidden_size
-    size, ways = layout.element_bytes, layout.tensor
-    around = ways if layout.sequence else 1
-    statistics, output = 4 * model.num_attention_heads, size * query
-    if layout.recompute == "full":
-        return size * hidden // around
-    if layout.recompute == "operators":
-        products = size * (query + key_value + inner + hidden)
-        return size * hidden // around + (products + output + statistics) // ways
-    operand = 1 if layout.is_fp8 and layout.fused else size
-    if layout.fused:
-        norms = 2 * (size * hidden + operand * hidden + 4)  # input, output, one fp32 scale
-        attention = size * (query + 2 * key_value)
-        mlp = size * 2 * inner + operand * inner
-        rotary = 0
-    else:  # the torch layers: fp32 norms that keep two results, q and k beside the joint q, k, v,
-        # SwiGLU in three kernels; and cosines and sines for q and k, which no rank shares
-        norms = 2 * (4 * hidden + 2 * size * hidden + 4)
-        attention = size * (2 * query + 3 * key_value)
-        mlp = size * 5 * inner
-        rotary = 4 * size * model.head_dim // layout.micro_batch
-    if layout.recompute == "selective":  # the core's output and statistics are made again
-        statistics, output = 0, operand * query
-    elif operand < size:
-        output += operand * query  # the projection's copy
-    return norms // around + (attention + statistics + output + mlp) // ways + rotary
-
-
 def in_flight_layers(model: ModelConfig, layout: Layout, stage: int) -> int:
     """Layers times micro-batches whose activations a stage holds at its peak.
 
@@ -119,9 +82,11 @@ def stage_memory(model: ModelConfig, layout: Layout, stage: int) -> Memory:
         weights = held.total * size
         if layout.is_fp8:  # a matrix and its transpose in one byte, beside bf16 or in its place
             weights += (2 - size if layout.fp8_weights else 2) * held.cast
-        gradients = held.total * layout.gradient_bytes
-        master = 0 if layout.precision == "fp32" else layout.master_bytes
-        optimizer = -(-(master + 2 * layout.moment_bytes) * held.total // layout.shards)
+        gradients = (held.trained + held.trained_experts) * layout.gradient_bytes
+        state = 2 * layout.moment_bytes
+        state += 0 if layout.precision == "fp32" else layout.master_bytes
+        optimizer = -(-state * held.trained // layout.shards)
+        optimizer += -(-state * held.trained_experts // layout.expert_shards)
     activations = (
         in_flight_layers(model, layout, stage) * tokens * layer_bytes_per_token(model, layout)
     )
@@ -130,7 +95,7 @@ def stage_memory(model: ModelConfig, layout: Layout, stage: int) -> Memory:
         per_token = LOSS_BYTES[layout.loss] * (-(-model.padded_vocab_size // layout.tensor))
         around = layout.tensor if layout.sequence else 1
         logits = tokens * (per_token + 2 * size * model.hidden_size // around)
-    working = gathered + tokens * _working_bytes_per_token(model, layout)
+    working = gathered + tokens * working_bytes_per_token(model, layout)
     tensors = weights + gradients + optimizer + activations + working + logits
     return Memory(
         weights=weights,
@@ -156,8 +121,8 @@ def check_fit(memory: Memory, stage: int, gpu: Gpu) -> None:
     if memory.total <= gpu.memory_bytes:
         return
     cure = {
-        "weights": "raise tensor or pipeline",
-        "gradients": "raise tensor or pipeline",
+        "weights": "raise tensor, pipeline or, of a model with experts, expert",
+        "gradients": "raise tensor, pipeline or, of a model with experts, expert",
         "optimizer": "use more GPUs, or raise tensor or pipeline",
         "activations": "recompute, lower micro_batch_size, or raise context or tensor",
         "working": "lower micro_batch_size, or raise context or tensor",
@@ -171,23 +136,17 @@ def check_fit(memory: Memory, stage: int, gpu: Gpu) -> None:
 
 
 def checkpoint_bytes(model: ModelConfig, layout: Layout) -> int:
-    """One distributed checkpoint: every weight once, with its master copy and two moments."""
+    """One distributed checkpoint: every weight once; of what is trained its master copy and two
+    moments, too."""
     parameters = model.num_parameters()
     padding = (model.padded_vocab_size - model.vocab_size) * model.hidden_size
     parameters += padding * (1 if model.tied_embeddings else 2)
     master = 0 if layout.precision == "fp32" else layout.master_bytes
-    return parameters * (layout.element_bytes + master + 2 * layout.moment_bytes)
-
-
-def _working_bytes_per_token(model: ModelConfig, layout: Layout) -> int:
-    """Gradients of the widest tensors of one layer; with recomputation, that layer's own again."""
-    size, around = layout.element_bytes, layout.tensor if layout.sequence else 1
-    gradients = 2 * size * model.hidden_size // around
-    gradients += 3 * size * model.ffn_hidden_size // layout.tensor
-    if layout.recompute not in ("operators", "full"):
-        return gradients
-    whole = replace(layout, recompute="none")
-    return gradients + layer_bytes_per_token(model, whole)
+    state = master + 2 * layout.moment_bytes
+    if layout.lora is None:
+        return parameters * (layout.element_bytes + state)
+    adapters = layout.lora.num_parameters(model)
+    return parameters * layout.element_bytes + adapters * (layout.element_bytes + state)
 
 
 def _gib(count: float) -> str:

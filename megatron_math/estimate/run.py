@@ -13,14 +13,10 @@ from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
 from megatron_math.blend.config import BlendConfig, Tokens, resolve
 from megatron_math.convert.base_model import shape_of_base
+from megatron_math.estimate.activations import layer_bytes_per_token
 from megatron_math.estimate.hardware import Gpu, Precision
 from megatron_math.estimate.layout import Layout
-from megatron_math.estimate.memory import (
-    Memory,
-    checkpoint_bytes,
-    layer_bytes_per_token,
-    rank_memory,
-)
+from megatron_math.estimate.memory import Memory, checkpoint_bytes, rank_memory
 from megatron_math.estimate.search import RECOMPUTE
 from megatron_math.estimate.speed import Speed, estimate_speed
 from megatron_math.model.config import ModelConfig
@@ -65,6 +61,24 @@ class Estimate:
             for mode in RECOMPUTE
         }
 
+    def assumptions(self) -> list[str]:
+        """What the figures take for granted of this model and this training, in words."""
+        model, layout = self.run.model, self.run.layout
+        found = []
+        if model.num_experts is not None:
+            busiest = min(model.num_experts // layout.expert, model.experts_per_token or 1)
+            worst = busiest * layout.expert / (model.experts_per_token or 1)
+            found.append(
+                f"the {model.num_experts} experts of a layer are equally busy"
+                + (f"; at worst one rank has {worst:g} times as many tokens" if worst > 1 else "")
+            )
+        if layout.lora is not None:
+            found.append(
+                f"{layout.lora.num_parameters(model):,} of {model.num_parameters():,} parameters "
+                "are trained, beside the torch layers: Transformer Engine's take no adapters"
+            )
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """Every figure by name, with its unit; `mfu` is of the dense peak, attention half."""
         speed = asdict(self.speed)
@@ -77,7 +91,8 @@ class Estimate:
         limits = {"total": self.memory.total, "gpu": self.gpu.memory_bytes}
         return facts | {
             "gpu": self.gpu.name,
-            "layout": asdict(self.run.layout),
+            "layout": self.run.layout.to_json(),
+            "assumptions": self.assumptions(),
             "tokens": self.run.tokens,
             "memory_bytes": asdict(self.memory) | limits,
             "layer_activation_bytes": self.layer_bytes(),
@@ -98,14 +113,15 @@ def read_road(
         if not road.has(name):
             raise UserError(f"{road.yaml_path} has no section '{name}', which holds {holds}")
     train = road.section("train", TrainConfig)
-    if train.lora is not None:
-        raise UserError("train.lora is not estimated yet; without it the whole model's training is")
     stages = resolve(road.section("blend", BlendConfig))
     longest = max(stages, key=lambda stage: stage.sequence_length)
     batch = train.of_stage(longest.name)
     section = road.section("parallel", ParallelConfig)
     parallel = section.model_dump()
     numbers = road.section("precision", PrecisionConfig)
+    model = shape_of_base(road)
+    _refuse_untrained(model, train, numbers, precision)
+    fused = numbers.spec != "torch" and train.lora is None  # see `Estimate.assumptions`
     world = gpus or section.model * (section.replicas or 1)
     layout = Layout(
         gpus=world,
@@ -116,6 +132,7 @@ def read_road(
         pipeline=section.pipeline,
         virtual=section.virtual,
         context=section.context,
+        expert=section.expert,
         sequence=section.sequence,
         first_stage_layers=parallel.get("first_stage_layers"),
         last_stage_layers=parallel.get("last_stage_layers"),
@@ -123,12 +140,13 @@ def read_road(
         overlap=parallel.get("overlap", False),
         precision=precision or _precision(numbers),
         fp8_weights=numbers.fp8 is not None and numbers.fp8.parameters,
-        fused=numbers.spec != "torch",
-        attention="flash2" if numbers.spec == "torch" else "flash3",
+        fused=fused,
+        attention="flash3" if fused else "flash2",
+        lora=train.lora,
     )
     budgets = [stage.tokens for stage in stages]
     known = None if None in budgets else sum(budget or 0 for budget in budgets)
-    return Run(shape_of_base(road), layout, _tokens(tokens) if tokens else known)
+    return Run(model, layout, _tokens(tokens) if tokens else known)
 
 
 def estimate(
@@ -164,6 +182,25 @@ def estimate(
         checkpoint_bytes=size,
         checkpoint_seconds=size / storage,
     )
+
+
+def _refuse_untrained(
+    model: ModelConfig, train: TrainConfig, numbers: PrecisionConfig, precision: Precision | None
+) -> None:
+    """UserError for what training refuses as well."""
+    if train.lora is not None:
+        train.lora.check(model)
+        if numbers.spec == "te":
+            raise UserError(
+                "precision.spec te takes no adapters, and the road has train.lora; set "
+                "precision.spec to torch"
+            )
+    for what, found in (("train.lora", train.lora), ("experts", model.num_experts)):
+        if found is not None and (numbers.fp8 is not None or precision in ("fp8", "mxfp8")):
+            raise UserError(
+                f"fp8 does not go with {what} yet: training refuses it; leave precision.fp8 and "
+                "--precision fp8 out"
+            )
 
 
 def _precision(numbers: PrecisionConfig) -> Precision:

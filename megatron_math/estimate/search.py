@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 from megatron_math.base.errors import UserError
 from megatron_math.estimate.hardware import Gpu
@@ -30,27 +31,30 @@ def layouts(model: ModelConfig, asked: Layout, gpu: Gpu) -> Iterator[Layout]:
 
     Tensor parallelism stays within a node and always comes with sequence parallelism.
     """
-    for tensor in _powers_of_two(gpu.gpus_per_node):
-        for context in _powers_of_two(LARGEST_CONTEXT):
-            for pipeline in range(1, min(model.num_layers, asked.gpus) + 1):
-                if model.num_layers % pipeline or asked.gpus % (tensor * context * pipeline):
-                    continue
-                for virtual in range(1, model.num_layers // pipeline + 1 if pipeline > 1 else 2):
-                    for micro_batch in _powers_of_two(LARGEST_MICRO_BATCH):
-                        layout = replace(
-                            asked,
-                            tensor=tensor,
-                            sequence=tensor > 1,
-                            context=context,
-                            pipeline=pipeline,
-                            virtual=virtual,
-                            micro_batch=micro_batch,
-                            recompute="none",
-                            first_stage_layers=None,
-                            last_stage_layers=None,
-                        )
-                        if layout.fault(model) is None:
-                            yield layout
+    experts = model.num_experts or 1
+    shares = [ways for ways in range(1, experts + 1) if experts % ways == 0]
+    cuts = product(_powers_of_two(gpu.gpus_per_node), _powers_of_two(LARGEST_CONTEXT), shares)
+    for tensor, context, expert in cuts:
+        for pipeline in range(1, min(model.num_layers, asked.gpus) + 1):
+            if model.num_layers % pipeline or asked.gpus % (tensor * context * pipeline):
+                continue
+            for virtual in range(1, model.num_layers // pipeline + 1 if pipeline > 1 else 2):
+                for micro_batch in _powers_of_two(LARGEST_MICRO_BATCH):
+                    layout = replace(
+                        asked,
+                        tensor=tensor,
+                        sequence=tensor > 1,
+                        context=context,
+                        expert=expert,
+                        pipeline=pipeline,
+                        virtual=virtual,
+                        micro_batch=micro_batch,
+                        recompute="none",
+                        first_stage_layers=None,
+                        last_stage_layers=None,
+                    )
+                    if layout.fault(model) is None:
+                        yield layout
 
 
 def search(model: ModelConfig, asked: Layout, gpu: Gpu) -> list[Choice]:

@@ -25,9 +25,10 @@ def render_memory(answer: Estimate) -> Group:
     layers = ", ".join(
         f"{mode} {count / _MIB:,.1f}" for mode, count in answer.layer_bytes().items()
     )
+    assumed = "".join(f" assumed: {text}\n" for text in answer.assumptions())
     notes = (
         f" pipeline stage {answer.stage + 1} of {answer.run.layout.pipeline}; {describe(answer)}\n"
-        f" MiB that one layer keeps of one micro-batch, by recompute: {layers}\n"
+        f" MiB that one layer keeps of one micro-batch, by recompute: {layers}\n{assumed}"
     )
     return Group(table, Text(notes))
 
@@ -69,14 +70,15 @@ def render_rest(answer: Estimate) -> Group:
 def render_choices(choices: list[Choice], shown: int = 10) -> Table:
     """The fastest layouts of a search."""
     table = Table(title=f"{len(choices)} layouts fit; the fastest", box=SIMPLE_HEAD, padding=0)
-    names = ("tensor", "pipeline", "virtual", "context", "data", "micro", "recompute", "tok/s/GPU",
-             "bubble", "GiB")  # fmt: skip
+    names = ("tensor", "pipeline", "virtual", "context", "expert", "data", "micro", "recompute",
+             "tok/s/GPU", "bubble", "GiB")  # fmt: skip
     for name in names:
         table.add_column(name, justify="right")
     for choice in choices[:shown]:
         layout = choice.layout
         table.add_row(
             *map(str, (layout.tensor, layout.pipeline, layout.virtual, layout.context)),
+            str(layout.expert),
             str(layout.data),
             str(layout.micro_batch),
             layout.recompute,
@@ -91,6 +93,8 @@ def describe(answer: Estimate) -> str:
     """The layout in one line."""
     layout = answer.run.layout
     axes = f"tensor {layout.tensor}, pipeline {layout.pipeline}, context {layout.context}"
+    if answer.run.model.num_experts is not None:
+        axes += f", expert {layout.expert}"
     return (
         f"{axes}, data {layout.data}; {layout.micro_batches} micro-batches of "
         f"{layout.micro_batch} x {layout.sequence_length:,}; recompute {layout.recompute}"

@@ -1,7 +1,7 @@
 """`megatron-math estimate`: one road, one answer on the terminal or as JSON."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import get_args
 
 import typer
@@ -46,7 +46,7 @@ def answer(
         if searching:
             facts["layouts"] = [
                 {
-                    "layout": asdict(choice.layout),
+                    "layout": choice.layout.to_json(),
                     "tokens_per_second_per_gpu": choice.speed.tokens_per_second_per_gpu,
                     "memory_bytes": choice.memory.total,
                 }

@@ -5,8 +5,8 @@ Usage: measured.py RESULTS.json
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,63 +15,86 @@ from megatron_math.device.grid import Grid
 from megatron_math.device.open import Device, open_device
 from megatron_math.estimate.layout import Layout
 from megatron_math.model.config import ModelConfig
+from megatron_math.model.lora_config import LoraConfig
 from megatron_math.model.presets import load_preset
 
-MODEL = load_preset("small-15m")
+DENSE = load_preset("small-15m")
+MIXTRAL = load_preset("small-15m", {"family": "mixtral", "num_experts": 4, "experts_per_token": 2})
 LENGTH = 256
-LAYOUTS = {
+ALL_MAPS = LoraConfig(rank=8, alpha=16)
+TWO_MAPS = LoraConfig(rank=8, alpha=16, targets=("qkv", "proj"))
+SPLIT_MAPS = LoraConfig(rank=8, alpha=16, targets=("qkv", "fc2"))
+LAYOUTS: dict[str, dict[str, Any]] = {
     "data 2": {},
     "data 2, fp32": {"precision": "fp32"},
     "tensor 2": {"tensor": 2},
     "tensor 2, sequence": {"tensor": 2, "sequence": True},
     "pipeline 2": {"pipeline": 2},
     "data 2, full recompute": {"recompute": "full"},
-}
+    "experts, data 2": {"model": MIXTRAL},
+    "experts, data 2, fp32": {"model": MIXTRAL, "precision": "fp32"},
+    "experts, expert 2": {"model": MIXTRAL, "expert": 2},
+    "experts, expert 2 of tensor 2, sequence": {
+        "model": MIXTRAL, "expert": 2, "tensor": 2, "sequence": True,
+    },
+    "experts, pipeline 2": {"model": MIXTRAL, "pipeline": 2},
+    "experts, expert 2, full recompute": {"model": MIXTRAL, "expert": 2, "recompute": "full"},
+    "adapters, data 2": {"lora": ALL_MAPS},
+    "adapters, data 2, fp32": {"lora": ALL_MAPS, "precision": "fp32"},
+    "adapters, tensor 2": {"lora": ALL_MAPS, "tensor": 2},
+    "adapters, tensor 2, sequence": {"lora": ALL_MAPS, "tensor": 2, "sequence": True},
+    "adapters, pipeline 2": {"lora": ALL_MAPS, "pipeline": 2},
+    "adapters on qkv and fc2, data 2": {"lora": SPLIT_MAPS},
+    "adapters beside experts, expert 2": {"model": MIXTRAL, "lora": TWO_MAPS, "expert": 2},
+}  # fmt: skip
+"""What differs from one micro-batch of 2 of the dense model in two processes, by name."""
 
 
-def layout_of(changes: dict) -> Layout:
+def model_of(name: str) -> ModelConfig:
+    return LAYOUTS[name].get("model", DENSE)
+
+
+def layout_of(name: str) -> Layout:
+    changes = {key: value for key, value in LAYOUTS[name].items() if key != "model"}
     return Layout(
-        fused=False, gpus=2, sequence_length=LENGTH, global_batch=4, **{"micro_batch": 2, **changes}
+        fused=False, gpus=2, sequence_length=LENGTH, global_batch=4, micro_batch=2, **changes
     )
 
 
 def grid_of(layout: Layout) -> Grid:
-    names = ("tensor", "pipeline", "context", "sequence")
+    names = ("tensor", "pipeline", "context", "expert", "sequence")
     return Grid(**{name: getattr(layout, name) for name in names})
 
 
 def build(layout: Layout, model: ModelConfig, device: Device) -> list:
     from megatron_math.model.build import build_model
 
-    options = {}
-    if layout.recompute == "full":
-        options = {
-            "recompute_granularity": "full",
-            "recompute_method": "uniform",
-            "recompute_num_layers": 1,
-        }
     dtype = torch.float32 if layout.precision == "fp32" else torch.bfloat16
     return build_model(
-        model, grid=device.grid, dtype=dtype, spec="torch", sequence_length=LENGTH, **options
-    )
+        model, grid=device.grid, dtype=dtype, spec="torch", sequence_length=LENGTH,
+        lora=layout.lora, balance_coefficient=0.01 if model.num_experts else 0.0,
+        recompute=layout.recompute,
+    )  # fmt: skip
 
 
-def state_bytes(layout: Layout, device: Device) -> dict[str, int]:
+def state_bytes(layout: Layout, model: ModelConfig, device: Device) -> dict[str, int]:
     """Weights, gradient buffers and optimizer state of this rank after one step."""
     from megatron_math.train.config import TrainConfig
     from megatron_math.train.optimizer import build_optimizer, wrap_for_training
 
     dtype = torch.float32 if layout.precision == "fp32" else torch.bfloat16
-    models = build(layout, MODEL, device)
+    models = build(layout, model, device)
     weights = sum(size(p) for model in models for p in model.parameters())
     chunks = wrap_for_training(models, dtype, overlap=False)
     train = TrainConfig(global_batch_size=4, lr=1e-3)
     optimizer = build_optimizer(chunks, train, dtype, overlap=False)
     for chunk in chunks:
         for parameter in chunk.parameters():
-            parameter.main_grad.normal_()
+            if parameter.requires_grad:
+                parameter.main_grad.normal_()
     optimizer.step()
-    gradients = sum(size(buffer.grad_data) for chunk in chunks for buffer in chunk.buffers)
+    buffers = [b for chunk in chunks for b in (*chunk.buffers, *chunk.expert_parallel_buffers)]
+    gradients = sum(size(buffer.grad_data) for buffer in buffers)
     state = 0
     for part in optimizer.chained_optimizers:
         for held in part.optimizer.state.values():
@@ -81,10 +104,9 @@ def state_bytes(layout: Layout, device: Device) -> dict[str, int]:
     return {"weights": weights, "gradients": gradients, "optimizer": state}
 
 
-def kept_bytes(layout: Layout, layers: int, device: Device) -> int:
+def kept_bytes(layout: Layout, model: ModelConfig, layers: int, device: Device) -> int:
     """What a forward pass of one micro-batch keeps for the backward pass; weights not counted."""
-    model = MODEL.model_copy(update={"num_layers": layers})
-    (stage,) = build(layout, model, device)
+    (stage,) = build(layout, model.model_copy(update={"num_layers": layers}), device)
     weights = {p.untyped_storage().data_ptr() for p in stage.parameters()}
     kept: dict[int, int] = {}
     alive = []
@@ -110,15 +132,19 @@ def size(tensor: torch.Tensor) -> int:
 
 def main(results: Path) -> None:
     found = {}
-    for name, changes in LAYOUTS.items():
-        layout = layout_of(changes)
+    for name in LAYOUTS:
+        layout, model = layout_of(name), model_of(name)
         with open_device(grid_of(layout), seed=7) as device:
-            mine = {"stage": 0 if device.is_first_stage else 1, **state_bytes(layout, device)}
+            stage = 0 if device.is_first_stage else 1
+            mine = {"stage": stage, **state_bytes(layout, model, device)}
             if layout.pipeline == 1:  # one more layer: what a layer keeps
-                mine["layer"] = kept_bytes(layout, 3, device) - kept_bytes(layout, 2, device)
+                two, three = (kept_bytes(layout, model, layers, device) for layers in (2, 3))
+                mine["layer"] = three - two
             every = [None] * 2
             dist.all_gather_object(every, mine)
-            found[name] = {"layout": asdict(layout), "ranks": every}
+            found[name] = {
+                "layout": layout.to_json(), "model": model.model_dump(mode="json"), "ranks": every
+            }  # fmt: skip
             is_last = device.is_last_rank
     if is_last:
         results.write_text(json.dumps(found, indent=1))

@@ -8,18 +8,19 @@ from hypothesis import strategies as st
 
 from megatron_math.base.errors import UserError
 from megatron_math.estimate import memory as room
+from megatron_math.estimate.activations import layer_bytes_per_token
 from megatron_math.estimate.hardware import load_gpu
-from megatron_math.estimate.layout import Layout, stage_weights
+from megatron_math.estimate.layout import Layout
 from megatron_math.estimate.memory import (
     DRIVER_BYTES,
     Memory,
     check_fit,
     checkpoint_bytes,
     in_flight_layers,
-    layer_bytes_per_token,
     rank_memory,
     stage_memory,
 )
+from megatron_math.estimate.weights import stage_weights
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.presets import PRESETS, load_preset
 
@@ -178,12 +179,7 @@ def test_uneven_stages() -> None:
         replace(layout, last_stage_layers=None).check(model)
 
 
-def test_experts_are_refused_since_they_are_not_counted() -> None:
-    with pytest.raises(UserError, match="a model of 8 experts is not estimated yet"):
-        Layout(gpus=8, sequence_length=32, global_batch=8).check(load_preset("mixtral-8x7b"))
-
-
-@pytest.mark.parametrize("preset", [name for name in PRESETS if "mixtral" not in name])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_weights_add_up_to_the_published_count(preset: str) -> None:
     model = load_preset(preset)
     layout = Layout(gpus=1, sequence_length=32, global_batch=1)

@@ -118,6 +118,58 @@ def test_bad_input(
     assert message in capsys.readouterr().err
 
 
+def test_a_mixtral(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shape = ["base.preset=mixtral-8x7b", "parallel={expert: 8, pipeline: 4}", "--gpus", 64]
+    mix = "{math: {share: 1, path: x}}"
+    length = f"blend.stages=[{{name: cpt, tokens: 99B, sequence_length: 4096, mix: {mix}}}]"
+    facts = asked(capsys, road, *shape, length)
+    assert facts["layout"]["expert"] == 8
+    assert facts["step_seconds"]["expert_links"] > 0
+    assert facts["assumptions"] == [
+        "the 8 experts of a layer are equally busy; at worst one rank has 4 times as many tokens"
+    ]
+    assert main(["estimate", *map(str, [road, *shape, length])]) == 0
+    printed = capsys.readouterr().out
+    assert "expert 8" in printed
+    assert "expert links" in printed
+    assert "equally busy" in printed
+    small = ["base.preset=mixtral-8x7b", "model.num_layers=4", "--gpus", 8, length, "--search"]
+    found = asked(capsys, road, *small)
+    assert {choice["layout"]["expert"] for choice in found["layouts"]} == {1, 2, 4, 8}
+
+
+def test_adapters(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = asked(capsys, road, "--gpus", 8, "precision.spec=torch", "parallel.tensor=4")
+    lora = ["train.lora={rank: 16, alpha: 32}", "parallel.tensor=4"]
+    facts = asked(capsys, road, "--gpus", 8, *lora)
+    assert facts["layout"]["lora"]["rank"] == 16
+    assert facts["layout"]["fused"] is False
+    assert facts["memory_bytes"]["optimizer"] < plain["memory_bytes"]["optimizer"] / 50
+    assert facts["memory_bytes"]["activations"] < plain["memory_bytes"]["activations"]
+    assert facts["tokens_per_second_per_gpu"] > plain["tokens_per_second_per_gpu"]
+    assert facts["assumptions"][0].startswith("35,651,584 of 8,030,261,248 parameters are trained")
+    found = asked(capsys, road, "--gpus", 8, *lora, "--search")
+    assert all(choice["layout"]["lora"]["rank"] == 16 for choice in found["layouts"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.lora={rank: 16, alpha: 32}", "precision.spec=te"], "spec te takes no adapters"),
+        (["train.lora={rank: 9999, alpha: 32}"], "train.lora.rank 9999 is more than the rank"),
+        (["train.lora={rank: 16, alpha: 32}", "--precision", "fp8"], "does not go with train.lora"),
+        (["base.preset=mixtral-8x7b", "--precision", "fp8"], "fp8 does not go with experts yet"),
+        (["base.preset=mixtral-8x7b"], "tensor 2 of a model with experts needs"),
+        (["parallel.expert=2"], "expert 2 of a model without experts"),
+    ],
+)
+def test_what_training_refuses_is_not_estimated(
+    road: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["estimate", str(road), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_missing_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "road.yaml"
     path.write_text(ROAD.replace("train: {global_batch_size: 1024, lr: 1e-4}", ""))

@@ -21,9 +21,11 @@ from published import (
 )
 
 from megatron_math.device.start import start_processes
+from megatron_math.estimate.activations import layer_bytes_per_token
 from megatron_math.estimate.layout import Layout
-from megatron_math.estimate.memory import layer_bytes_per_token, stage_memory
-from megatron_math.model.presets import load_preset
+from megatron_math.estimate.memory import stage_memory
+from megatron_math.estimate.speed import Speed
+from megatron_math.model.config import ModelConfig
 
 GIB = 1024**3
 MEASURED = Path(__file__).parent / "measured.json"
@@ -44,14 +46,12 @@ def speed_table(shares: Shares) -> list[str]:
     for row in rows():
         speed = row.speed(shares)
         left_out = leave_one_out(row)
-        step = {name: value for name, value in vars(speed.step).items() if name != "matmul"}
-        term = max(step, key=lambda name: step[name])
         lines.append(
             f"| {row.what} | {row.gpu.name.split(' (')[0]}, {row.layout.precision} "
             f"| {row.tokens_per_second:,.0f} | {speed.tokens_per_second_per_gpu:,.0f} "
             f"| {_signed(row.error(shares))} | {'-' if left_out is None else _signed(left_out)} "
             f"| {speed.tflops_causal:,.0f}, {speed.tflops_full:,.0f} | {speed.mfu:.1%} "
-            f"| {term.replace('_', ' ')} {step[term] / speed.step.total:.0%} "
+            f"| {_largest_term(speed)} "
             f"| {source_number(row)} | {row.assumed} |"
         )
     return lines
@@ -78,15 +78,15 @@ def measured_table() -> list[str]:
         "| layout | weights | gradients | optimizer | a layer keeps |",
         "|---|---:|---:|---:|---:|",
     ]
-    model = load_preset("small-15m")
     for name, found in json.loads(MEASURED.read_text()).items():
-        layout = Layout(**found["layout"])
+        layout, model = Layout.from_json(found["layout"]), ModelConfig(**found["model"])
         for rank in found["ranks"] if "pipeline" in name else found["ranks"][:1]:
             memory = stage_memory(model, layout, rank["stage"])
             pairs = [(rank[k], getattr(memory, k)) for k in ("weights", "gradients", "optimizer")]
-            if "layer" in rank:
+            if "layer" in rank:  # routers choose freely: the mean over the ranks
                 layer = layer_bytes_per_token(model, layout) * layout.tokens_per_micro_batch
-                pairs.append((rank["layer"], layer))
+                kept = sum(each["layer"] for each in found["ranks"]) // len(found["ranks"])
+                pairs.append((kept, layer))
             cells = [f"{real:,} ({_signed(guess / real - 1)})" for real, guess in pairs]
             where = f", stage {rank['stage']}" if "pipeline" in name else ""
             lines.append(f"| {name}{where} | " + " | ".join([*cells, "-"][:4]) + " |")
@@ -105,6 +105,30 @@ def held_out_table(shares: Shares) -> list[str]:
             f"| {row.tokens_per_second:,.0f} | {estimated:,.0f} | {_signed(row.error(shares))} |"
         )
     return lines
+
+
+def outside_table(kind: str, shares: Shares) -> list[str]:
+    """Rows of experts or of adapters, each with its error and its largest term."""
+    lines = [
+        "| configuration | precision | published tok/s/GPU | estimate | error | largest term "
+        "| source | assumed |",
+        "|---|---|---:|---:|---:|---|---|---|",
+    ]
+    for row in rows(kind):
+        speed = row.speed(shares)
+        lines.append(
+            f"| {row.what} | {row.layout.precision} | {row.tokens_per_second:,.0f} "
+            f"| {speed.tokens_per_second_per_gpu:,.0f} | {_signed(row.error(shares))} "
+            f"| {_largest_term(speed)} | {source_number(row)} | {row.assumed} |"
+        )
+    return lines
+
+
+def _largest_term(speed: Speed) -> str:
+    """After matrix products."""
+    step = {name: value for name, value in vars(speed.step).items() if name != "matmul"}
+    term = max(step, key=lambda name: step[name])
+    return f"{term.replace('_', ' ')} {step[term] / speed.step.total:.0%}"
 
 
 def constants_table(shares: Shares) -> list[str]:
@@ -161,6 +185,8 @@ def page(shares: Shares) -> str:
         "memory_listed": "\n".join(memory_table("rows")),
         "memory_held_out": "\n".join(memory_table("held_out")),
         "held_out_table": "\n".join(held_out_table(shares)),
+        "experts_table": "\n".join(outside_table("experts", shares)),
+        "adapters_table": "\n".join(outside_table("adapters", shares)),
         "measured_table": "\n".join(measured_table()),
         "not_estimated": "\n".join(
             f"| {entry['figure']} | {entry['reason']} |" for entry in DATA["not_estimated"]

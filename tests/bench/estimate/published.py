@@ -61,7 +61,8 @@ class Row:
 
 @cache
 def rows(kind: str = "rows") -> tuple[Row, ...]:
-    """`rows`: those of the list that is to be met, also fitted on; `held_out`: an outside check."""
+    """`rows`: those of the list that is to be met, also fitted on; the others are an outside check:
+    `held_out` of dense models, `experts`, `adapters`."""
     return tuple(row for raw in DATA[kind] for row in _read(raw))
 
 
@@ -120,11 +121,12 @@ def _read(raw: dict[str, Any]) -> list[Row]:
     if "foundry" in raw:
         return [_foundry(raw, *entry) for entry in raw["rows"]]
     model = _model(raw["model"])
-    layout = Layout(**{**DATA["stacks"][raw["stack"]], **raw["layout"]})
+    layout = Layout.from_json({**DATA["stacks"][raw["stack"]], **raw["layout"]})
     layout.check(model)
     if "tflops" in raw:
         convention = raw.get("convention", "half")
-        flops = training_flops_per_token(model, layout.sequence_length, convention)
+        length, lora = layout.sequence_length, layout.lora
+        flops = training_flops_per_token(model, length, convention, lora=lora)
         tokens = raw["tflops"] * 1e12 / flops
     else:
         tokens = raw["tokens_per_second"]
