@@ -163,6 +163,7 @@ def blend(
         ("precision", "megatron_math.train.config", "PrecisionConfig"),
         ("precision.fp8", "megatron_math.model.fp8_config", "Fp8Config"),
         ("checkpoint", "megatron_math.train.config", "CheckpointConfig"),
+        ("watch", "megatron_math.watch.config", "WatchConfig"),
     )
 )
 def train(
@@ -354,6 +355,30 @@ def estimate(
         as_json=as_json,
         console=console,
     )
+
+
+@app.command()
+def status(
+    given: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="run folders, road files, folders of several runs"),
+    ],
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """How far a run is and what restarts cost it: steps, effective time, causes, time to the end.
+
+    Reads files and SLURM's queue only, while the run is running or after."""
+    from megatron_math.status.facts import gather_all
+    from megatron_math.status.find import find_runs
+    from megatron_math.status.queue import read_queue
+    from megatron_math.status.table import render
+
+    found = gather_all(find_runs(given, runs), read_queue)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        console.print(render(found))
 
 
 @app.command()

@@ -284,7 +284,7 @@ def _writes(road: Road, train: TrainConfig) -> list[str]:
 
 
 def _logs(train: TrainConfig) -> Iterator[str]:
-    yield from ("metrics.jsonl", "log.txt", "manifest.json, stats.json, DONE")
+    yield from ("metrics.jsonl", "launches.jsonl", "log.txt", "manifest.json, stats.json, DONE")
     if train.tensorboard:
         yield "tensorboard/"
 

@@ -14,6 +14,7 @@ from megatron_math.base.road import Road
 from megatron_math.model.config import ModelConfig
 from megatron_math.report.config import ReportConfig
 from megatron_math.report.corpus import read_blend, read_curation, read_indexes, read_synthesis
+from megatron_math.report.restarts import read_restarts
 from megatron_math.report.scores import read_examples, read_reasons, read_scores
 from megatron_math.report.training import read_training
 
@@ -81,6 +82,7 @@ def gather_facts(road: Road, config: ReportConfig) -> dict[str, Any]:
         "indexes": (at := folder("30_index")) and read_indexes(at),
         "blend": (at := folder("40_blend")) and read_blend(at),
         "training": (at := folder("50_train")) and read_training(at),
+        "restarts": (at := folder("50_train")) and read_restarts(at),
         "export": (at := folder("60_export")) and _receipt(at),
         "configuration": {stage: manifest["config"] for stage, manifest in manifests.items()},
     }

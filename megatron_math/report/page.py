@@ -36,6 +36,7 @@ def render_page(facts: dict[str, Any]) -> str:
         time_bars=time_bars,
         group_name=words.group_name,
         stage_name=words.stage_name,
+        spent_name=words.spent_name,
         base_name=words.base_name,
         headline=words.headline,
         LONGEST_GROUP=LONGEST_GROUP,

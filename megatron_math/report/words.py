@@ -13,6 +13,13 @@ STAGE_NAMES = {
     "60_export": "export",
     "70_evaluate": "scoring",
 }
+SPENT_NAMES = {
+    "steps": "steps that count",
+    "repeated": "steps that a restart made again",
+    "starting": "from a launch's begin to its first step",
+    "down": "between launches",
+    "other": "validation, checkpoints and the rest",
+}
 VERDICTS = {
     "up": "A clear gain",
     "down": "A clear loss",
@@ -39,6 +46,10 @@ def headline(facts: dict[str, Any]) -> dict[str, Any]:
 
 def stage_name(stage: str) -> str:
     return STAGE_NAMES.get(stage, stage)
+
+
+def spent_name(part: str) -> str:
+    return SPENT_NAMES.get(part, part)
 
 
 def group_name(name: str | None) -> str:

@@ -44,6 +44,11 @@ class Phases:
             self._inside.pop()
             self._borders.append((self._inside[-1], self._clock.mark()))
 
+    @property
+    def inside(self) -> str:
+        """The phase that this process is in; for any thread."""
+        return self._inside[-1]
+
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` as a phase."""
 

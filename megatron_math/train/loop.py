@@ -45,6 +45,8 @@ class Progress:
 
     iteration: int = 0
     consumed_tokens: int = 0
+    stopped_by: int = 0
+    """The signal that a rank got; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,9 @@ def train_loop(run: Run, progress: Progress) -> bool:
         while progress.iteration < feed.num_iterations:
             begin_stage(run, progress)
             with run.profile.step(progress.iteration):
-                is_asked = one_iteration(run, progress, stop)
+                progress.stopped_by = one_iteration(run, progress, stop)
             at_end = progress.iteration in ends
-            stopping = is_asked or progress.iteration == stop_at
+            stopping = bool(progress.stopped_by) or progress.iteration == stop_at
             saving = at_end or stopping or progress.iteration % run.checkpoint.interval == 0
             loss = None
             due = at_end or progress.iteration % run.train.validation_interval == 0
@@ -122,8 +124,8 @@ def begin_stage(run: Run, progress: Progress) -> None:
             reset_optimizer_state(optimizer)
 
 
-def one_iteration(run: Run, progress: Progress, stop: list[int]) -> bool:
-    """One optimizer step and its line in metrics.jsonl. True when a rank's `stop` has a signal."""
+def one_iteration(run: Run, progress: Progress, stop: list[int]) -> int:
+    """One optimizer step and its line in metrics.jsonl; returns a signal that a rank got, or 0."""
     between = run.trainee.phases.take()
     started = time.perf_counter()
     stage = run.trainee.feed.stage_at(progress.iteration)
@@ -139,7 +141,7 @@ def one_iteration(run: Run, progress: Progress, stop: list[int]) -> bool:
     phases = run.trainee.phases.take()  # waits for the device
     seconds = time.perf_counter() - started
     progress.iteration += 1
-    is_asked, memory = _agreed(bool(stop), run)
+    asked_by, memory = _agreed(max(stop, default=0), run)
     gauged = memory | {
         "phases_ms": milliseconds(phases, seconds),
         **({"between_ms": milliseconds(between)} if between else {}),
@@ -148,7 +150,7 @@ def one_iteration(run: Run, progress: Progress, stop: list[int]) -> bool:
         progress.consumed_tokens += result.num_tokens
         row = _row(run, progress, result, lr=lr, seconds=seconds, gauged=gauged)
         run.metrics.step(row, global_batch_size=stage.train.global_batch_size)
-    return is_asked
+    return asked_by
 
 
 def _row(
@@ -262,11 +264,11 @@ def _catch_stop_signals() -> list[int]:
     return seen
 
 
-def _agreed(flag: bool, run: Run) -> tuple[bool, dict[str, int]]:
-    """(whether any rank has the flag, peak memory of the fullest rank), in one message."""
+def _agreed(signal_number: int, run: Run) -> tuple[int, dict[str, int]]:
+    """(a signal of any rank, 0 for none; peak memory of the fullest rank), in one message."""
     device = run.trainee.device
     memory = peak_memory(device)
-    values = torch.tensor([int(flag), *memory.values()], device=device.torch_device)
+    values = torch.tensor([signal_number, *memory.values()], device=device.torch_device)
     torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
-    is_any, *peaks = values.tolist()
-    return bool(is_any), dict(zip(memory, peaks, strict=True))
+    asked_by, *peaks = values.tolist()
+    return asked_by, dict(zip(memory, peaks, strict=True))

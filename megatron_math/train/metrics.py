@@ -13,15 +13,23 @@ from megatron_math.base.errors import UserError
 from megatron_math.base.files import atomic_open
 from megatron_math.base.log import log
 from megatron_math.train.config import TrainConfig
+from megatron_math.train.watch import Watch
 
 
 class Metrics:
     """Open for appending; lines up to iteration `kept_to` stay, none with -1."""
 
     def __init__(
-        self, folder: Path, config: TrainConfig, *, kept_to: int, num_iterations: int, name: str
+        self,
+        folder: Path,
+        config: TrainConfig,
+        *,
+        kept_to: int,
+        num_iterations: int,
+        name: str,
+        watch: Watch | None = None,
     ) -> None:
-        self.folder, self._num_iterations = folder, num_iterations
+        self.folder, self._num_iterations, self._watch = folder, num_iterations, watch
         self._log_interval = config.log_interval
         for file in ("metrics.jsonl", "validation.jsonl"):
             cut_behind(folder / file, kept_to)
@@ -33,6 +41,9 @@ class Metrics:
 
     def step(self, row: dict[str, Any], *, global_batch_size: int) -> None:
         """One training iteration; `row` is the object that metrics.jsonl gets."""
+        row = row | {"time": round(time.time(), 3)}
+        if self._watch is not None:
+            self._watch.step(row)
         _append(self._metrics, row)
         samples = row["consumed_samples"]
         scalars = {
@@ -59,6 +70,8 @@ class Metrics:
         tokens = {source: count for source, (_, count) in results.items()}
         row = {"iteration": iteration, "consumed_samples": consumed_samples}
         _append(self._validation, row | {"loss": losses, "tokens": tokens})
+        if self._watch is not None:
+            self._watch.validated(losses)
         mean = sum(losses[s] * tokens[s] for s in losses) / max(1, sum(tokens.values()))
         scalars = {"lm loss validation": mean} | {
             f"lm loss validation/{source}": loss for source, loss in losses.items()

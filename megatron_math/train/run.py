@@ -2,9 +2,9 @@
 
 Reads 00_base (weights, model.json, tokenizer) and 40_blend (the plan; where that continues another
 run, weights and optimizer state come from the checkpoint it names). Writes 50_train:
-checkpoints, metrics.jsonl, validation.jsonl, tensorboard, log.txt; on mock data 50_train_mock,
-which no other stage reads, without checkpoints. Outside a launcher this starts the processes that
-the layout needs; each of them comes through here again as a rank.
+checkpoints, metrics.jsonl, validation.jsonl, launches.jsonl, tensorboard, log.txt; on mock data
+50_train_mock, which no other stage reads, without checkpoints. Outside a launcher this starts the
+processes that the layout needs; each of them comes through here again as a rank.
 """
 
 import math
@@ -19,6 +19,7 @@ from megatron_math.base.log import log
 from megatron_math.base.road import Road
 from megatron_math.base.stage import Stage
 from megatron_math.checkpoint.folders import (
+    COMPLETE,
     Checkpoint,
     complete_checkpoints,
     newest_good,
@@ -40,6 +41,8 @@ from megatron_math.train.config import (
     TrainConfig,
 )
 from megatron_math.train.stages import stages_of, stop_iteration
+from megatron_math.watch.config import WatchConfig
+from megatron_math.watch.launches import rows_behind
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,16 @@ class Order:
     plan: Plan
     start: Path
     tokenizer: Path | None
+    watch: WatchConfig
 
     @property
     def save_folder(self) -> Path:
         return self.stage.folder / "checkpoints"
+
+    def last_save(self) -> float | None:
+        """When the newest checkpoint was sealed, in unix seconds."""
+        newest = complete_checkpoints(self.save_folder)[-1:]
+        return (newest[0].folder / COMPLETE).stat().st_mtime if newest else None
 
 
 def run(road: Road) -> Stage:
@@ -89,7 +98,7 @@ def run(road: Road) -> Stage:
 
 def read_order(road: Road) -> Order:
     """Validate sections, inputs, plan and tokenizer. No torch."""
-    train = road.section("train", TrainConfig)
+    train, watch = road.section("train", TrainConfig), road.section("watch", WatchConfig)
     sections = {
         "train": train,
         "parallel": road.section("parallel", ParallelConfig),
@@ -113,7 +122,7 @@ def read_order(road: Road) -> Order:
     if train.lora is not None:
         train.lora.check(model)
     return Order(stage=stage, model=model, plan=plan, start=base.path / "checkpoint",
-                 tokenizer=tokenizer, **sections)  # type: ignore[arg-type]  # fmt: skip
+                 tokenizer=tokenizer, watch=watch, **sections)  # type: ignore[arg-type]  # fmt: skip
 
 
 def train_rank(road: Road, order: Order) -> None:
@@ -131,8 +140,13 @@ def train_rank(road: Road, order: Order) -> None:
     from megatron_math.train.metrics import Metrics
     from megatron_math.train.optimizer import build_optimizer, wrap_for_training
     from megatron_math.train.step import Trainee
+    from megatron_math.train.watch import noting, stop_cause, watching
 
-    with open_device(order.parallel.grid, road.seed) as device:
+    with (
+        watching(order.stage.folder, road.name, order.watch, order.last_save) as watch,
+        open_device(order.parallel.grid, road.seed) as device,
+        noting(watch),
+    ):
         phases = Phases(clock_of(device))
         profile = Profile(order.train.profile, order.stage.folder / "profile", device, phases)
         feed = Feed(
@@ -208,13 +222,20 @@ def train_rank(road: Road, order: Order) -> None:
             log.info("continuing from %s", resumed.folder)
 
         metrics = None
-        if device.is_last_rank:
+        if watch is not None:
+            kept_to = progress.iteration if newest else -1
+            before = rows_behind(order.stage.folder / "metrics.jsonl", kept_to)
             metrics = Metrics(
                 order.stage.folder,
                 order.train,
-                kept_to=progress.iteration if newest else -1,
+                kept_to=kept_to,
                 num_iterations=feed.num_iterations,
                 name=road.name,
+                watch=watch,
+            )
+            source = "base" if resumed is None else resumed.folder.name
+            watch.loaded(
+                progress.iteration, source, feed.stages, before, where=lambda: phases.inside
             )
         precision = _computed_in(order.precision)
         device_name, peak = device_peak(device, precision)
@@ -244,6 +265,8 @@ def train_rank(road: Road, order: Order) -> None:
             metrics.close()
         device.barrier()
         if not finished:
+            if watch is not None:
+                watch.end(stop_cause(progress.stopped_by))
             saved = "a mock run saves nothing" if order.train.mock_data else "all is saved"
             raise StoppedOnRequest(f"stopped after iteration {progress.iteration}, {saved}")
         if device.rank == 0:

@@ -8,10 +8,16 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "megatron_math"
 FLOORS = (
     ("base", "sandbox", "answers"),
-    ("device", "native", "tokenizer", "engine", "benchmarks", "dataset", "checkpoint", "model"),
+    (
+        "device", "native", "tokenizer", "engine", "benchmarks", "dataset", "checkpoint", "model",
+        "watch",
+    ),
     ("synthesize", "curate", "index", "blend", "train", "convert", "evaluate", "report"),
-    ("pipeline", "inspect", "estimate", "dry_run", "megatron_flags", "doctor", "gpu_check", "cli"),
-)
+    (
+        "pipeline", "inspect", "estimate", "dry_run", "megatron_flags", "doctor", "gpu_check",
+        "status", "cli",
+    ),
+)  # fmt: skip
 # On the same floor: who may import whom (DESIGN: each tool wraps exactly one outside thing).
 SAME_FLOOR = {
     ("sandbox", "base"), ("answers", "base"), ("answers", "sandbox"),
@@ -19,7 +25,7 @@ SAME_FLOOR = {
     ("engine", "model"), ("engine", "checkpoint"), ("engine", "device"), ("engine", "tokenizer"),
     ("cli", "pipeline"), ("cli", "inspect"), ("cli", "estimate"),
     ("cli", "dry_run"), ("cli", "megatron_flags"),
-    ("cli", "doctor"),
+    ("cli", "doctor"), ("cli", "status"),
     ("gpu_check", "estimate"),
 }  # fmt: skip
 CORE_ROOMS = {"device", "dataset", "checkpoint", "model", "engine", "train", "convert"}

@@ -18,6 +18,7 @@ from megatron_math.model.presets import load_preset
 
 BATCH_SAMPLES, SEQUENCE_TOKENS = 16, 256
 ITERATIONS = 620
+BEGUN = 1_795_000_000.0
 SHARES = {"general": (4, 10), "webmath": (18, 100), "problems": (42, 100)}
 AVAILABLE_TOKENS = {"general": 3_011_204, "webmath": 812_337, "problems": 640_118}
 # Loss = floor + drop * exp(-rate * tokens share), plus noise.
@@ -189,6 +190,7 @@ def _train(folder: Path) -> dict[str, Any]:
                     * min(1, iteration / 30)
                     * (0.55 + 0.45 * math.cos(math.pi * iteration / ITERATIONS)),
                     "elapsed_ms": round(milliseconds, 3),
+                    "time": BEGUN + 4 + 0.4 * iteration + (90 if iteration > 200 else 0),
                     "tokens_per_second": round(batch_tokens / milliseconds * 1e3, 1),
                     "tflops": 0.06,
                     "mfu": 0.412,
@@ -198,7 +200,28 @@ def _train(folder: Path) -> dict[str, Any]:
             )
     write_lines(folder / "metrics.jsonl", rows)
     write_lines(folder / "validation.jsonl", validation)
+    write_lines(folder / "launches.jsonl", _launches())
     return {"iterations": ITERATIONS}
+
+
+def _launches() -> list[dict[str, Any]]:
+    """Killed behind step 250; the second one goes on from step 200."""
+    stages = [{"stage": "cpt", "first": 0, "end": ITERATIONS}]
+    before = {"iteration": 250, "time": BEGUN + 104, "steps": 50, "seconds": 19.3125}
+    told = [
+        (0, "begin", 0, {"world": 16, "host": "n1", "slurm_job": "4711"}),
+        (0, "loaded", 3, {"iteration": 0, "from": "base", "stages": stages, "before": None}),
+        (0, "step", 4.4, {"iteration": 1, "seconds": 0.39}),
+        (1, "begin", 164, {"world": 16, "host": "n2", "slurm_job": "4712"}),
+        (1, "loaded", 170, {"iteration": 200, "from": "iter_0000200", "stages": stages,
+                            "before": before}),
+        (1, "step", 174.4, {"iteration": 201, "seconds": 0.385}),
+        (1, "end", 342.25, {"iteration": ITERATIONS, "cause": "done"}),
+    ]  # fmt: skip
+    return [
+        {"event": event, "time": BEGUN + after, "launch": number} | facts
+        for number, event, after, facts in told
+    ]
 
 
 def _export(folder: Path) -> None:

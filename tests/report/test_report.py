@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from run_folder import write_lines, write_road, write_run
+from run_folder import ITERATIONS, write_lines, write_road, write_run
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json, write_json
@@ -266,6 +266,27 @@ def test_no_problem_of_a_level_is_a_count_and_no_table_is_missing(road: Road) ->
     run(road)
     levels = data_of(road)["synthesis"]["levels"]
     assert [row["heldout"] for row in levels] == [None, None, None]
+
+
+def test_restarts_and_what_they_cost(road: Road) -> None:
+    run(road)
+    text = Page.read(road).text
+    restarts = data_of(road)["restarts"]
+    steps = restarts["spent_seconds"]["steps"]
+    assert restarts["wall_seconds"] == 342.25
+    assert restarts["effective_share"] == steps / 342.25
+    assert restarts["spent_seconds"]["down"] == 60
+    assert f"{100 * steps / 342.25:.1f} % of 5 min 42 s" in text
+    assert "Restarts: 1; steps that they made the run repeat: 50." in text
+    assert [one["cause"] for one in restarts["launches"]] == ["killed", "done"]
+    assert [one["reached"] for one in restarts["launches"]] == [250, ITERATIONS]
+
+
+def test_a_run_of_before_launches_were_written_has_no_such_section(road: Road) -> None:
+    (road.folder("50_train") / "launches.jsonl").unlink()
+    run(road)
+    assert data_of(road)["restarts"] is None
+    assert "effective training time" not in Page.read(road).text
 
 
 def test_a_road_without_a_finished_stage_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from megatron_math.checkpoint.folders import open_checkpoint
 
 TIMING = (
     "elapsed_ms", "tokens_per_second", "tokens_per_second_per_process", "tflops", "tflops_full",
-    "peak_process_bytes", "phases_ms", "between_ms", "data_wait_ms",
+    "peak_process_bytes", "phases_ms", "between_ms", "data_wait_ms", "time",
 )  # fmt: skip
 LAYOUTS = {"data 2": "parallel.data=2", "tensor 2": "parallel.tensor=2"}
 NUM_KILLS = 5

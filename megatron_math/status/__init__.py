@@ -1,0 +1,1 @@
+"""`megatron-math status`: how far a run is, what it lost, whether it lives. Reads only."""

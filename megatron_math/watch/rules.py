@@ -1,0 +1,115 @@
+"""What of a run is worth an event: bad steps in a row, a loss that jumps, silence.
+
+Each tells once and is quiet until things were good again.
+"""
+
+import math
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from megatron_math.watch.progress import stall_limit_seconds
+
+LEAST_STEPS = 10
+"""Fewer steps say nothing of what is usual."""
+LEAST_DEVIATION = 1e-3
+"""Of the median: losses that are all but equal would make anything a spike."""
+STEPS_REMEMBERED = 100
+
+
+class BadSteps:
+    """`most` steps in a row that were skipped or have no finite loss and gradient."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._count = most, 0
+
+    def step(self, row: Mapping[str, Any]) -> str | None:
+        """A line of metrics.jsonl; returns what to tell, or None."""
+        is_good = not row.get("skipped") and all(
+            value is not None and math.isfinite(value)
+            for value in (row["lm loss"], row["grad-norm"])
+        )
+        self._count = 0 if is_good else self._count + 1
+        if self._count != self._most:
+            return None
+        return (
+            f"{self._count} step(s) in a row were skipped or have no finite loss and gradient "
+            f"(loss {row['lm loss']}, gradient norm {row['grad-norm']})"
+        )
+
+
+class Spikes:
+    """A loss that is `deviations` median absolute deviations above the median of `steps` losses."""
+
+    def __init__(self, deviations: float, steps: int) -> None:
+        self._deviations = deviations
+        self._losses: deque[float] = deque(maxlen=steps)
+        self._stage: str | None = None
+        self._is_high = False
+
+    def step(self, row: Mapping[str, Any]) -> str | None:
+        """A line of metrics.jsonl; returns what to tell, or None."""
+        loss = row["lm loss"]
+        if loss is None or not math.isfinite(loss):
+            return None
+        if row.get("stage") != self._stage:
+            self._stage, self._is_high = row.get("stage"), False
+            self._losses.clear()
+        told = None
+        if len(self._losses) >= LEAST_STEPS:
+            median = statistics.median(self._losses)
+            deviation = statistics.median(abs(one - median) for one in self._losses)
+            away = (loss - median) / max(deviation, LEAST_DEVIATION * abs(median))
+            if away > self._deviations and not self._is_high:
+                told = (
+                    f"loss {loss:.4f} is {away:.1f} median absolute deviations above {median:.4f}, "
+                    f"the median of the last {len(self._losses)} steps"
+                )
+            self._is_high = away > self._deviations
+        self._losses.append(loss)
+        return told
+
+
+class StallTimer:
+    """A thread that calls `tell(seconds, where)` when no step ends for too long."""
+
+    def __init__(
+        self,
+        medians: float,
+        least_seconds: float,
+        where: Callable[[], str],
+        tell: Callable[[float, str], None],
+    ) -> None:
+        self._medians, self._least_seconds = medians, least_seconds
+        self._where, self._tell = where, tell
+        self._steps: deque[float] = deque(maxlen=STEPS_REMEMBERED)
+        self._longest_between = 0.0
+        self._last = time.monotonic()
+        self._limit_seconds = math.inf
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="stall timer", daemon=True)
+
+    def step(self, seconds: float, between_seconds: float) -> None:
+        """A step ended. The first one starts the thread: loading takes what it takes."""
+        self._steps.append(seconds)
+        self._longest_between = max(self._longest_between, between_seconds)
+        self._limit_seconds = stall_limit_seconds(
+            self._steps, [self._longest_between], self._medians, self._least_seconds
+        )
+        self._last = time.monotonic()
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+
+    def _work(self) -> None:
+        told = None
+        while not self._closing.wait(min(1.0, self._least_seconds / 4)):
+            last, silence = self._last, time.monotonic() - self._last
+            if silence > self._limit_seconds and told != last:
+                told = last
+                self._tell(silence, self._where())
