@@ -45,7 +45,7 @@ def gather(
         "why": why,
         **_steps(progress),
         **_time(progress),
-        "launches": _launches(progress, now),
+        "launches": _launches(progress),
         "checkpoints": _checkpoints(folder / "checkpoints", progress),
         "speed": _speed(progress),
         "estimate": _estimate(progress, state, now),
@@ -147,7 +147,7 @@ def _time(progress: Progress) -> dict[str, Any]:
     }
 
 
-def _launches(progress: Progress, now: float) -> list[dict[str, Any]]:
+def _launches(progress: Progress) -> list[dict[str, Any]]:
     return [
         {
             "launch": launch.number,
@@ -162,11 +162,18 @@ def _launches(progress: Progress, now: float) -> list[dict[str, Any]]:
             "first_step_after_seconds": None
             if launch.first_step_at is None
             else launch.first_step_at - launch.begin,
+            "back_after_seconds": _back_after(progress, number),
             "last_sign": progress.last_signs[number],
             "cause": progress.cause(number),
         }
         for number, launch in enumerate(progress.launches)
     ]
+
+
+def _back_after(progress: Progress, number: int) -> float | None:
+    """Seconds from the last sign of the launch before to the end of this one's first step."""
+    first = progress.launches[number].first_step_at
+    return None if first is None or not number else first - progress.last_signs[number - 1]
 
 
 def _checkpoints(save: Path, progress: Progress) -> dict[str, Any]:

@@ -27,19 +27,19 @@ def render(found: Sequence[dict[str, Any]]) -> RenderableType:
 
 
 def _overview(found: Sequence[dict[str, Any]]) -> Table:
-    heads = ("run", "state", "steps", "tokens", "effective", "restarts", "repeated", "tokens/s")
-    table = Table(*heads, "to the end", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for head in ("run", "state", "steps", "tokens", "effective", "restarts", "repeated", "left"):
+        table.add_column(head, no_wrap=True)
     for facts in found:
         left = facts["estimate"]
         table.add_row(
             facts["run"],
             _state(facts["state"]),
             f"{_count(facts['iteration'])}/{_count(facts['iterations'])}",
-            _count(facts["tokens"]),
+            _large(facts["tokens"]),
             _percent(facts["effective_share"]),
             _count(facts["restarts"]),
             _count(facts["steps_repeated"]),
-            _count(facts["speed"]["now"]),
             _seconds(left and left["seconds"]),
         )
     return table
@@ -52,6 +52,11 @@ def _run(facts: dict[str, Any]) -> Group:
     parts: list[RenderableType] = [table]
     if facts["launches"]:
         parts += ["", _launches(facts["launches"])]
+        parts += [
+            Text(f"launch {one['launch']}: {one['cause']}", style="red")
+            for one in facts["launches"]
+            if (one["cause"] or "").startswith("error")
+        ]
     parts += [Text(f"could not be read: {one}", style="red") for one in facts["problems"][:10]]
     return Group(*parts)
 
@@ -135,7 +140,7 @@ def _launches(launches: Sequence[dict[str, Any]]) -> Table:
             f"{_count(launch['iteration'])} to {_count(launch['reached'])}",
             _count(launch["repeats"]),
             _seconds(launch["first_step_after_seconds"]),
-            Text(launch["cause"] or "-"),
+            Text((launch["cause"] or "-").partition(":")[0]),
         )
     return table
 
@@ -146,6 +151,14 @@ def _state(state: str) -> Text:
 
 def _count(value: float | None) -> str:
     return "?" if value is None else f"{value:,.0f}"
+
+
+def _large(value: float) -> str:
+    """Three digits and a unit."""
+    for unit, factor in ((" T", 1e12), (" B", 1e9), (" M", 1e6), (" k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.3g}{unit}"
+    return f"{value:.3g}"
 
 
 def _percent(value: float | None) -> str:

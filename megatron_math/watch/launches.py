@@ -102,8 +102,8 @@ def process_name() -> str:
 
 def is_gone(process: str | None) -> bool | None:
     """Whether the process of a ledger has ended; None where this machine cannot know."""
-    *place, pid, started = (process or "?/?").split("/")
-    if not pid.isdigit() or tuple(place) != _here():
+    *place, pid, started = ["", "", *(process or "").split("/")]
+    if not pid.isdigit() or tuple(place) != ("", "", *_here()):
         return None
     state = _state(int(pid))
     return state is None or state[0] in "ZX" or state[1] != started

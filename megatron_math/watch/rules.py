@@ -4,7 +4,6 @@ Each tells once and is quiet until things were good again.
 """
 
 import math
-import statistics
 import threading
 import time
 from collections import deque
@@ -15,7 +14,7 @@ from megatron_math.watch.progress import stall_limit_seconds
 
 LEAST_STEPS = 10
 """Fewer steps say nothing of what is usual."""
-LEAST_DEVIATION = 1e-3
+LEAST_DEVIATION = 5e-3
 """Of the median: losses that are all but equal would make anything a spike."""
 STEPS_REMEMBERED = 100
 
@@ -60,8 +59,9 @@ class Spikes:
             self._losses.clear()
         told = None
         if len(self._losses) >= LEAST_STEPS:
-            median = statistics.median(self._losses)
-            deviation = statistics.median(abs(one - median) for one in self._losses)
+            middle = len(self._losses) // 2
+            median = sorted(self._losses)[middle]
+            deviation = sorted([abs(one - median) for one in self._losses])[middle]
             away = (loss - median) / max(deviation, LEAST_DEVIATION * abs(median))
             if away > self._deviations and not self._is_high:
                 told = (
@@ -86,7 +86,7 @@ class StallTimer:
         self._medians, self._least_seconds = medians, least_seconds
         self._where, self._tell = where, tell
         self._steps: deque[float] = deque(maxlen=STEPS_REMEMBERED)
-        self._longest_between = 0.0
+        self._num_steps, self._longest_between = 0, 0.0
         self._last = time.monotonic()
         self._limit_seconds = math.inf
         self._closing = threading.Event()
@@ -95,10 +95,12 @@ class StallTimer:
     def step(self, seconds: float, between_seconds: float) -> None:
         """A step ended. The first one starts the thread: loading takes what it takes."""
         self._steps.append(seconds)
-        self._longest_between = max(self._longest_between, between_seconds)
-        self._limit_seconds = stall_limit_seconds(
-            self._steps, [self._longest_between], self._medians, self._least_seconds
-        )
+        self._num_steps += 1
+        if self._num_steps % LEAST_STEPS == 1 or between_seconds > self._longest_between:
+            self._longest_between = max(self._longest_between, between_seconds)
+            self._limit_seconds = stall_limit_seconds(
+                self._steps, [self._longest_between], self._medians, self._least_seconds
+            )
         self._last = time.monotonic()
         if self._thread.ident is None:
             self._thread.start()

@@ -17,6 +17,7 @@ from unittest import mock
 
 import pytest
 from scraped import parse, value
+from test_resume import start, wait_for
 from train_roads import metrics
 
 from megatron_math.base.errors import StoppedOnRequest
@@ -149,13 +150,13 @@ def test_every_cause_is_named_and_lost_steps_are_counted(story: Story) -> None:
     assert stopped["why"].startswith("stopped on request (SIGUSR1), ")
     assert (failed["state"], failed["iteration"]) == ("died", 12)
     assert failed["why"].startswith("error: RuntimeError: planted *** https://***@host/x, ")
-    assert (done["state"], done["iteration"], done["iterations"]) == ("done", 20, 20)
+    assert (done["state"], done["iteration"], done["iterations"]) == ("done", 22, 22)
     launches = done["launches"]
     assert [one["cause"].split(":")[0] for one in launches] == [
         "killed", "stopped on request (SIGUSR1)", "error", "done",
     ]  # fmt: skip
     assert [(one["iteration"], one["reached"], one["repeats"]) for one in launches] == [
-        (0, 7, 0), (5, 9, 2), (9, 12, 0), (10, 20, 2),
+        (0, 7, 0), (5, 9, 2), (9, 12, 0), (10, 22, 2),
     ]  # fmt: skip
     assert [one["from"] for one in launches] == [
         "base", "iter_0000005", "iter_0000009", "iter_0000010",
@@ -183,10 +184,10 @@ def test_it_is_seen_running_with_its_checkpoint_and_the_way_to_go(story: Story) 
     assert (seen["state"], seen["iteration"]) == ("running", 15)
     assert seen["checkpoints"]["newest_good"]["name"] == "iter_0000015"
     assert seen["checkpoints"]["damaged"] == []
-    assert seen["estimate"]["steps"] == 5
+    assert seen["estimate"]["steps"] == 7
     assert 0 < seen["estimate"]["seconds"] < seen["estimate"]["seconds_with_losses"]
     assert seen["stages"] == [
-        {"stage": "main", "steps": 15, "of": 20, "tokens": story.scraped_row["consumed_tokens"]}
+        {"stage": "train", "steps": 15, "of": 22, "tokens": story.scraped_row["consumed_tokens"]}
     ]
     assert seen["speed"]["now"] > 0
     assert seen["problems"] == []
@@ -210,7 +211,7 @@ def test_a_scrape_is_the_last_row_digit_by_digit(story: Story) -> None:
     memory = value(samples, "megatron_math_memory_peak_bytes", **run, kind="process")
     assert memory == row["peak_process_bytes"]
     assert value(samples, "megatron_math_restarts", **run) == 3
-    assert value(samples, "megatron_math_iterations_planned", **run) == 20
+    assert value(samples, "megatron_math_iterations_planned", **run) == 22
     saved = story.road.folder("50_train") / "checkpoints" / "iter_0000015" / "complete.json"
     assert value(samples, "megatron_math_last_checkpoint_time_seconds", **run) == pytest.approx(
         saved.stat().st_mtime
@@ -226,7 +227,7 @@ def test_a_scrape_is_the_last_row_digit_by_digit(story: Story) -> None:
 def test_each_launch_that_could_told_its_end_once(story: Story) -> None:
     told = [(one["event"], one["iteration"], one["run"]) for one in story.alerts]
     name = story.road.name
-    assert told == [("stop", 9, name), ("error", 12, name), ("done", 20, name)]
+    assert told == [("stop", 9, name), ("error", 12, name), ("done", 22, name)]
     assert story.alerts[0]["message"] == "stopped on request (SIGUSR1)"
     assert SECRET not in json.dumps(story.alerts)
 
@@ -245,9 +246,10 @@ def test_the_command_prints_it(story: Story, capsys: pytest.CaptureFixture[str])
     assert found["launches"] == story.said[-1]["launches"]
     assert main(["status", str(road.root)]) == 0
     text = capsys.readouterr().out
-    assert "20 of 20 (100.0 %)" in text
+    assert "22 of 22 (100.0 %)" in text
     assert "3, 4 steps repeated" in text
-    assert "stopped on request (SIGUSR1)" in text
+    assert "(SIGUSR1)" in text
+    assert "error: RuntimeError: planted ***" in text
     assert main(["status", str(road.runs), str(road.root / "50_train")]) == 0
     assert main(["status", str(road.root / "00_base")]) == 2
     assert "holds no run" in capsys.readouterr().err
@@ -266,6 +268,22 @@ def test_a_hanging_alert_command_and_a_port_in_use_do_not_hold_training(copy_of)
     assert status_of(road)["state"] == "done"
     rows = metrics(road)
     assert rows[-1]["time"] - rows[0]["time"] < 30
+
+
+def test_a_signal_while_everything_loads_is_a_stop_and_one_rank_says_so(copy_of) -> None:
+    road = copy_of("early", "parallel.data=2")
+    process = start(road)
+    ledger = road.folder("50_train") / "launches.jsonl"
+    assert wait_for(ledger.exists, process)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    found = status_of(road)
+    assert (found["state"], found["iteration"]) == ("stopped", None)
+    (launch,) = found["launches"]
+    assert launch["world"] == 2
+    assert launch["cause"] == "stopped on request (SIGUSR1)"
 
 
 def test_causes_have_one_line_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
