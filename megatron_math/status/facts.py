@@ -45,7 +45,7 @@ def gather(
         "why": why,
         **_steps(progress),
         **_time(progress),
-        "launches": _launches(progress),
+        "launches": _launches(progress, is_over=state == "died"),
         "checkpoints": _checkpoints(folder / "checkpoints", progress),
         "speed": _speed(progress),
         "estimate": _estimate(progress, state, now),
@@ -147,7 +147,8 @@ def _time(progress: Progress) -> dict[str, Any]:
     }
 
 
-def _launches(progress: Progress) -> list[dict[str, Any]]:
+def _launches(progress: Progress, *, is_over: bool) -> list[dict[str, Any]]:
+    """is_over: the last launch, too, has ended, whether it could say so or not."""
     return [
         {
             "launch": launch.number,
@@ -164,7 +165,7 @@ def _launches(progress: Progress) -> list[dict[str, Any]]:
             else launch.first_step_at - launch.begin,
             "back_after_seconds": _back_after(progress, number),
             "last_sign": progress.last_signs[number],
-            "cause": progress.cause(number),
+            "cause": progress.cause(number) or (killed_when(launch) if is_over else None),
         }
         for number, launch in enumerate(progress.launches)
     ]
