@@ -17,6 +17,7 @@ from train_roads import metrics
 
 from megatron_math.base.road import Road
 from megatron_math.checkpoint.folders import open_checkpoint
+from megatron_math.watch.progress import read_progress
 
 TIMING = (
     "elapsed_ms", "tokens_per_second", "tokens_per_second_per_process", "tflops", "tflops_full",
@@ -138,6 +139,10 @@ def test_five_kills_change_nothing(layout: str, copy_of) -> None:
     assert iterations == list(range(1, len(iterations) + 1))
     assert metrics(unbroken, "validation.jsonl") == metrics(killed, "validation.jsonl")
     assert (killed.folder("50_train") / "DONE").is_file()
+    told = read_progress(killed.folder("50_train"))
+    causes = [told.cause(number) for number in range(len(told.launches))]
+    assert [str(cause)[:6] for cause in causes] == ["killed"] * NUM_KILLS + ["done"]
+    assert told.problems == []
 
 
 def test_a_lost_moment_would_be_seen(copy_of) -> None:
