@@ -18,11 +18,13 @@ import shutil
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import (
+    PIECE_BYTES,
     blake3_of_pieces,
     blake3_piece,
     fsync_file,
@@ -121,13 +123,18 @@ def _text_of(mark: dict[str, Any]) -> str:
 
 def digests_of(files: Collection[Path], kind: str) -> list[str]:
     """Digests of files; pieces of all of them are read side by side."""
+    sizes = [path.stat().st_size for path in files]
+    is_little = sum(sizes) < PIECE_BYTES
     with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+        side_by_side: Any = map if is_little else pool.map
         if kind == "sha256":
-            return list(pool.map(sha256_file, files))
-        numbers = [range(num_pieces(path.stat().st_size)) for path in files]
-        places = [(path, n) for path, of_file in zip(files, numbers, strict=True) for n in of_file]
-        pieces = pool.map(lambda place: blake3_piece(*place), places)
-        return [blake3_of_pieces(next(pieces) for _ in of_file) for of_file in numbers]
+            return list(side_by_side(sha256_file, files))
+        counts = [num_pieces(size) for size in sizes]
+        places = [
+            (path, n) for path, count in zip(files, counts, strict=True) for n in range(count)
+        ]
+        pieces = side_by_side(lambda place: blake3_piece(*place), places)
+        return [blake3_of_pieces(islice(pieces, count)) for count in counts]
 
 
 def faults(folder: Path, *, deep: bool = True, only: Collection[str] | None = None) -> list[str]:
@@ -228,7 +235,7 @@ def tracked(save: Path) -> int | None:
     newest = complete_checkpoints(save)[-1:]
     if text == RELEASE and (save / RELEASE).is_dir():
         return None
-    if text.isdigit() and (save / folder_name(int(text))).is_dir():
+    if re.fullmatch("[0-9]+", text) and (save / folder_name(int(text))).is_dir():
         number = int(text)
         if newest and (newest[0].iteration or 0) > number:
             log.warning(
