@@ -89,6 +89,7 @@ which knows more names; these are those that a checkpoint of ours needs."""
 EXTRA_STATE: dict[Name, Rule] = {
     **ARCHIVE,
     ("torch.storage", "_load_from_bytes"): Rule(call=(bytes,), holds_storage=True),
+    ("megatron.core.safe_globals", "safe_load_from_bytes"): Rule(call=(bytes,), holds_storage=True),
     **{
         (_RECIPES, name): _RECORD
         for name in (

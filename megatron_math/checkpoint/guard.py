@@ -17,9 +17,9 @@ from torch.distributed.checkpoint.metadata import Metadata
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json
 from megatron_math.checkpoint.allowed import ARCHIVE, EXTRA_STATE
-from megatron_math.checkpoint.pickles import check_pickle, load_metadata, refused
+from megatron_math.checkpoint.pickles import check_metadata, check_pickle, load_metadata, refused
 
-COMMON = "common.pt"
+COMMON, METADATA, KIND = "common.pt", ".metadata", "metadata.json"
 _BACKENDS = {"sharded_backend": "torch_dist", "common_backend": "torch"}
 
 
@@ -30,18 +30,24 @@ def read_metadata(folder: Path) -> Metadata:
 
 
 def guard_folder(folder: Path) -> None:
-    """Before core loads from `folder`: its readers are guarded, `common.pt` and the kind checked.
+    """Before core loads from `folder`: guard its readers, look at the kind, the list of tensors
+    and `common.pt`.
 
-    Raises UnsafePickleError for a hostile `common.pt`, UserError for another kind of checkpoint.
+    Raises UnsafePickleError for a hostile file (torch 2.11 would hide the one from its readers),
+    UserError for another kind of checkpoint.
     """
     guard_readers()
-    kind = read_json(folder / "metadata.json")
+    for name in (KIND, METADATA):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not a torch_dist checkpoint: it has no {name}")
+    kind = read_json(folder / KIND)
     for name, expected in _BACKENDS.items():
         if kind.get(name, expected) != expected:
             raise UserError(
-                f"{folder}/metadata.json asks for the {name} {kind[name]!r:.80}; "
+                f"{folder / KIND} asks for the {name} {kind[name]!r:.80}; "
                 f"only {expected} is read here: save it again with a current Megatron-Core"
             )
+    check_metadata((folder / METADATA).read_bytes(), str(folder / METADATA))
     if (folder / COMMON).is_file():
         check_archive((folder / COMMON).read_bytes(), str(folder / COMMON))
 

@@ -214,7 +214,21 @@ def fall_back_seconds(megabytes: int) -> dict[str, Any]:
             times[f"{state}_seconds"] = round(time.perf_counter() - started, 2)
             assert found is not None, "nothing to go back to"
             assert found.iteration == OLDER
+        forget(save)
+        started = time.perf_counter()
+        read_all(save)
+        times["cold_plain_read_seconds"] = round(time.perf_counter() - started, 2)
         return {"megabytes": megabytes, "cores": len(os.sched_getaffinity(0)), **times}
+
+
+def read_all(save: Path) -> None:
+    """What the disk alone takes."""
+    buffer = bytearray(1 << 22)
+    for path in save.rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
 
 
 def forget(save: Path) -> None:
