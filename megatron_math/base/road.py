@@ -18,6 +18,7 @@ from megatron_math.base.config import (
     parse_section,
 )
 from megatron_math.base.errors import UserError
+from megatron_math.base.secrets import refuse_secrets
 from megatron_math.base.stage import StageInput, finished_stage
 
 SECTIONS = (
@@ -58,6 +59,7 @@ class Road:
             else:
                 apply_override(raw, override)
         raw = expand_environment(raw, str(yaml_path))
+        refuse_secrets(raw, str(yaml_path))
         _check_sections(raw, yaml_path)
         name, seed = raw.get("name"), raw.get("seed", 1234)
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name):

@@ -14,6 +14,7 @@ from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json
 from megatron_math.base.log import log
 from megatron_math.blend.sources import Source
+from megatron_math.checkpoint.folders import COMPLETE, faults
 from megatron_math.dataset.plan import History, Standing
 from megatron_math.dataset.reader import CURSOR_FORMAT, CURSOR_VERSION
 
@@ -25,6 +26,9 @@ def find_data_state(continue_from: str, copy: Path) -> Path:
     folder = Path(continue_from)
     path = folder / DATA_STATE
     if path.is_file():
+        damage = faults(folder, only=[DATA_STATE]) if (folder / COMPLETE).is_file() else []
+        if damage:
+            raise UserError(f"blend.continue_from: {folder} cannot be used: {'; '.join(damage)}")
         return path
     if copy.is_file() and read_json(copy).get("checkpoint") == continue_from:
         return copy

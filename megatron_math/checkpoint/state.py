@@ -17,6 +17,7 @@ from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_math.base.errors import UserError
+from megatron_math.checkpoint.guard import check_extra_state, guard_folder
 from megatron_math.device.optimizer_state import (
     SHARDING,
     create_optimizer_state,
@@ -107,6 +108,7 @@ def _load(
 
     State of FP8 scaling may be missing on either side.
     """
+    guard_folder(folder)
     try:
         loaded, unread, absent = dist_checkpointing.load(
             state, str(folder), strict=StrictHandling.RETURN_ALL
@@ -115,6 +117,8 @@ def _load(
         # torch wraps what failed on each rank, tracebacks and all; the first one says enough.
         failures = error.failures if isinstance(error, CheckpointException) else {}
         cause = next((failure for failure, _ in failures.values()), error)
+        if isinstance(cause, UserError):
+            raise cause from None
         raise UserError(
             f"the checkpoint {folder} does not fit this model: {cause!s:.600}"
         ) from error
@@ -139,5 +143,8 @@ def _fill(
     plain = [unwrapped(model) for model in models]
     for number, model in enumerate(plain):
         values = loaded["model" if len(plain) == 1 else f"model{number}"]
+        for name, value in values.items():
+            if name.endswith("_extra_state"):
+                check_extra_state(name, value)
         absent = model.load_state_dict(values, strict=part is None).missing_keys
         assert part is None or not any(map(part, absent)), absent

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from megatron_math.base.errors import UserError
+from megatron_math.checkpoint.guard import read_metadata
 from megatron_math.convert.hf_folder import DTYPE_NAMES, HfFolder
 from megatron_math.convert.names import Row, canonical_name
 from megatron_math.convert.tensors import join
@@ -96,7 +96,9 @@ def checkpoint_dtype(folder: Path) -> torch.dtype:
     """
     name = "embedding.word_embeddings.weight"
     try:
-        entry = FileSystemReader(folder).read_metadata().state_dict_metadata.get(name)
+        entry = read_metadata(folder).state_dict_metadata.get(name)
+    except UserError:
+        raise
     except Exception as error:  # noqa: BLE001 - a pickle: torch raises many kinds
         raise UserError(f"{folder} is not a torch_dist checkpoint: {error}") from error
     if not isinstance(entry, TensorStorageMetadata):

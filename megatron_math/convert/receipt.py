@@ -87,7 +87,9 @@ def transformers_logits(
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
     logits_BSV = model.to(device).eval()(tokens_BS.to(device), use_cache=False).logits
     return logits_BSV.float().cpu()
 

@@ -17,6 +17,7 @@ from megatron_math.checkpoint.folders import (
     complete_checkpoints,
     folder_name,
     open_checkpoint,
+    tracked,
 )
 from megatron_math.convert.base_model import BaseModel, resolve_base
 from megatron_math.convert.config import BaseConfig, ConvertConfig
@@ -161,13 +162,12 @@ def run_export(road: Road) -> Stage:
 
 
 def _tracked(save: Path) -> int:
-    tracker = save / TRACKER
-    text = tracker.read_text(encoding="utf-8").strip() if tracker.is_file() else ""
-    if not text.isdigit():
+    number = tracked(save) if (save / TRACKER).is_file() else None
+    if number is None:
         raise UserError(
-            f"{tracker} names no iteration (found {text!r}); train first, or set convert.iteration"
+            f"{save / TRACKER} names no iteration; train first, or set convert.iteration"
         )
-    return int(text)
+    return number
 
 
 def _complete(save: Path) -> list[str]:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from megatron_math.base.log import log
 from megatron_math.device.grid import Grid
 from megatron_math.device.host_memory import keep_freed_memory
+from megatron_math.device.meeting import alone, meeting_store
 from megatron_math.device.on_cpu import patch_cpu
 from megatron_math.device.start import bind_forks, launched_ranks, rendezvous
 
@@ -95,37 +96,40 @@ def open_device(grid: Grid, seed: int, *, timeout_minutes: float = 30.0) -> Iter
         torch_device = torch.device("cpu")
         patch_cpu()
         keep_freed_memory()
-    dist.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
-        init_method=_meeting_place() if launched else None,
-        store=None if launched else dist.HashStore(),  # nobody to meet: no port to be taken first
-        rank=rank,
-        world_size=world,
-        timeout=datetime.timedelta(minutes=timeout_minutes),
-    )
-    try:
+    timeout = datetime.timedelta(minutes=timeout_minutes)
+    sockets = contextlib.nullcontext() if launched else alone()
+    with sockets, contextlib.ExitStack() as opened:
+        store = _store(rank, world, timeout) if launched else dist.HashStore()  # nobody to meet
+        dist.init_process_group(
+            "nccl" if kind == "cuda" else "gloo",
+            init_method=None if store is not None else "env://",
+            store=store,
+            rank=rank,
+            world_size=world,
+            timeout=timeout,
+        )
+        opened.callback(dist.destroy_process_group)
         with grid_laid(grid, timeout_minutes):
             seed_all(seed)
             device = describe(kind, torch_device, grid)
             log.info("device: %s, %d process(es), %s", kind, world, grid)
             yield device
-    finally:
-        dist.destroy_process_group()
 
 
 _openings = itertools.count()
 
 
-def _meeting_place() -> str:
-    """URL of the rendezvous. torchrun's agent holds a store at its port already; env:// knows.
+def _store(rank: int, world: int, timeout: datetime.timedelta) -> dist.Store | None:
+    """Where the ranks meet. None under torchrun: its agent holds a store already, and env:// knows.
 
     Elsewhere each opening in a process takes the next port: a fast rank must not meet the store
     that a slow rank is still closing.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return "env://"
+        return None
     address, port = rendezvous()
-    return f"tcp://{address}:{port + next(_openings)}"
+    port += next(_openings)
+    return meeting_store(address, port, rank=rank, world=world, timeout=timeout)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,9 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Below the kernel's ephemeral range (32768 and up), so that no outgoing connection of a busy
 # machine can sit on the port between our look and the rendezvous.
 _FIRST_PORT, _LAST_PORT = 20_000, 32_000
+LOOPBACK = "127.0.0.1"
+LOOPBACK_INTERFACE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+"""For ranks that are all on this machine: their sockets are nobody else's business."""
 
 
 def launched_ranks(
@@ -58,7 +61,7 @@ def rendezvous(environment: Mapping[str, str] | None = None) -> tuple[str, int]:
     elif node_list:
         address = _reachable(first_host(node_list))
     else:
-        address = "127.0.0.1"
+        address = LOOPBACK
     if "MASTER_PORT" in env:
         port = int(env["MASTER_PORT"])
     elif "SLURM_JOB_ID" in env:
@@ -101,7 +104,7 @@ def free_port() -> int:
     for _ in range(100):
         port = random.SystemRandom().randrange(_FIRST_PORT, _LAST_PORT)
         with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((LOOPBACK, port))
             return port
     raise UserError(f"no free TCP port between {_FIRST_PORT} and {_LAST_PORT} on this machine")
 
@@ -128,9 +131,11 @@ def start_processes(
     shared.update(
         WORLD_SIZE=str(num_processes),
         LOCAL_WORLD_SIZE=str(num_processes),
-        MASTER_ADDR="127.0.0.1",
+        MASTER_ADDR=LOOPBACK,
         MASTER_PORT=str(free_port()),
     )
+    for name, interface in LOOPBACK_INTERFACE.items():
+        shared.setdefault(name, interface)
     if not os.path.exists("/dev/nvidiactl"):
         threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
         shared.setdefault("OMP_NUM_THREADS", str(threads))

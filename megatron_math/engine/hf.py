@@ -58,9 +58,15 @@ class HuggingFaceEngine(Engine):
         torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch_dtype, local_files_only=True
+                folder,
+                dtype=torch_dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
             )
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} cannot be loaded by transformers: {error}") from error
         self._model = model.to(self._device).eval()

@@ -112,7 +112,7 @@ def worst_step(found: list[float], wanted: list[float]) -> float:
 
 def check_model(settings: Settings, folder: Path, save: Save) -> None:
     """Our own layers on this device in fp32 and bf16 against the reference."""
-    known = torch.load(reference_file(folder))
+    known = torch.load(reference_file(folder), weights_only=True)
     rows: list[Row] = []
     with open_device(Grid(), seed=1) as device:
         for dtype in ("fp32", "bf16"):
@@ -128,7 +128,7 @@ def check_te(settings: Settings, folder: Path, save: Save) -> None:
     if lacking is not None:
         save([skipped("Transformer Engine's layers", lacking)])
         return
-    known = torch.load(reference_file(folder))
+    known = torch.load(reference_file(folder), weights_only=True)
     rows: list[Row] = []
     with open_device(Grid(), seed=1) as device:
         records = {}
@@ -156,7 +156,7 @@ def check_fp8(settings: Settings, folder: Path, save: Save) -> None:
 
     A recipe that raises is a row; the others go on.
     """
-    known = torch.load(reference_file(folder))
+    known = torch.load(reference_file(folder), weights_only=True)
     lacking = without_te()
     rows: list[Row] = []
     small = replace(settings.small, dtype="bf16")

@@ -14,7 +14,15 @@ from rich.table import Table
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json
-from megatron_math.checkpoint.folders import COMPLETE, RELEASE, TRACKER, faults, folder_name
+from megatron_math.checkpoint.folders import (
+    COMPLETE,
+    RELEASE,
+    TRACKER,
+    faults,
+    folder_name,
+    tracked,
+)
+from megatron_math.checkpoint.pickles import UnsafePickleError
 
 METADATA = ".metadata"
 OPTIMIZER = "optimizer."
@@ -31,13 +39,17 @@ def inspect_checkpoint(
     """
     folder = _choose(path, iteration)
     found = faults(folder, deep=deep)
-    complete = read_json(folder / COMPLETE) if (folder / COMPLETE).is_file() else {}
+    complete = _read_if_there(folder / COMPLETE) or {}
     files = [file for file in folder.rglob("*") if file.is_file()]
-    readable = not any(fault.startswith(METADATA) for fault in found)
-    tensors = _tensors(folder) if readable else None
+    tensors = None
+    if not any(fault.startswith(METADATA) for fault in found):
+        try:
+            tensors = _tensors(folder)
+        except UnsafePickleError as refusal:
+            found.append(str(refusal))
     return {
         "folder": str(folder),
-        "iteration": complete.get("iteration"),
+        "iteration": complete.get("iteration") if isinstance(complete, dict) else None,
         "weights_only": folder.name == RELEASE,
         "complete": bool(complete),
         "checked": "digests" if deep else "sizes",
@@ -54,9 +66,7 @@ def inspect_checkpoint(
 
 def _choose(path: Path, iteration: int | None) -> Path:
     if (path / TRACKER).is_file():
-        tracked = (path / TRACKER).read_text(encoding="utf-8").strip()
-        newest = None if tracked == RELEASE else int(tracked)
-        path = path / folder_name(iteration if iteration is not None else newest)
+        path = path / folder_name(tracked(path) if iteration is None else iteration)
     if not (path / METADATA).is_file() and not (path / COMPLETE).is_file():
         raise UserError(
             f"no checkpoint at {path}: give a folder with {TRACKER}, or one of the "
@@ -69,10 +79,11 @@ def _tensors(folder: Path) -> list[dict[str, Any]] | None:
     """Name, shape, dtype, bytes and number of saved pieces of every tensor, by name."""
     if not (folder / METADATA).is_file():
         return None
-    from torch.distributed.checkpoint import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-    entries = FileSystemReader(folder).read_metadata().state_dict_metadata
+    from megatron_math.checkpoint.guard import read_metadata
+
+    entries = read_metadata(folder).state_dict_metadata
     return [
         {
             "name": name,
@@ -87,7 +98,10 @@ def _tensors(folder: Path) -> list[dict[str, Any]] | None:
 
 
 def _read_if_there(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None
+    try:
+        return read_json(path) if path.is_file() else None
+    except ValueError:  # damage that `faults` names
+        return None
 
 
 def render_checkpoint(facts: dict[str, Any]) -> Group:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json
+from megatron_math.checkpoint.folders import seal
 from megatron_math.convert import export_hf, import_hf, tensors
 from megatron_math.convert.config import ConvertConfig
 from megatron_math.convert.folder import convert_folder
@@ -157,18 +158,10 @@ def test_a_checkpoint_of_another_model_is_refused(hf_folder, tmp_path):
     model = read_json(release / "model.json")
     wrong = json.dumps(model | {"ffn_hidden_size": 128})
     (release / "model.json").write_text(wrong)
-    marks = read_json(release / "complete.json")
-    marks["files"]["model.json"] = _entry(release / "model.json")
-    (release / "complete.json").write_text(json.dumps(marks))
+    seal(release, None)
     with pytest.raises(UserError, match=r"does not fit this model: .*linear_fc1"):
         convert_folder(tmp_path / "core", tmp_path / "back")
     assert not (tmp_path / "back").exists()
-
-
-def _entry(path):
-    from megatron_math.base.files import sha256_file
-
-    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def test_not_a_number_is_a_difference():

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json, write_json
-from megatron_math.checkpoint.folders import open_checkpoint, publish, temporary_folder
+from megatron_math.checkpoint.folders import open_checkpoint, publish, seal, temporary_folder
 from megatron_math.checkpoint.state import load_weights, save_weights
 from megatron_math.convert.core_model import checkpoint_dtype, core_logits, open_model
 from megatron_math.convert.folder import convert_folder
@@ -143,8 +143,6 @@ def test_a_checkpoint_that_hides_its_adapters_is_refused(
     lora_checkpoint(hf_folder("llama3"))
     folder = tmp_path / "core" / "iter_0000007"
     (folder / LORA_FILE).unlink()
-    complete = read_json(folder / "complete.json")
-    del complete["files"][LORA_FILE]
-    write_json(folder / "complete.json", complete)
+    seal(folder, 7)
     with pytest.raises(UserError, match="another architecture"):
         convert_folder(tmp_path / "core", tmp_path / "merged")

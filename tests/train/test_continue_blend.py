@@ -11,7 +11,7 @@ from megatron_math.base.errors import StoppedOnRequest, UserError
 from megatron_math.base.files import read_json, write_json
 from megatron_math.base.road import Road
 from megatron_math.blend.run import run as blend
-from megatron_math.checkpoint.folders import open_checkpoint
+from megatron_math.checkpoint.folders import open_checkpoint, seal
 from megatron_math.dataset.plan import load_plan
 from megatron_math.inspect.batch import samples_of
 from megatron_math.train.config import TrainConfig
@@ -120,9 +120,7 @@ def test_a_checkpoint_that_is_not_the_plans_is_refused(copy_of, stopped, tmp_pat
 
     def replaced(name: str, content: dict) -> None:
         write_json(folder / name, content)
-        mark = read_json(folder / "complete.json")  # a whole checkpoint, of something else
-        mark["files"].pop(name, None)
-        write_json(folder / "complete.json", mark)
+        seal(folder, state["iteration"])  # a whole checkpoint, of something else
 
     replaced("data_state.json", state | {"consumed_samples": state["consumed_samples"] + 8})
     with pytest.raises(SystemExit):

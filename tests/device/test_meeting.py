@@ -1,0 +1,105 @@
+"""Ranks of one machine listen on loopback only: read from /proc/net/tcp, not from settings."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_math.device import meeting
+from megatron_math.device.start import free_port, start_processes
+
+LISTENING = '''
+import os
+
+def listening():
+    """Local addresses of this process's listening sockets, as the kernel writes them."""
+    own = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            own.add(os.readlink(f"/proc/self/fd/{number}"))
+        except OSError:
+            pass
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in open(f"/proc/self/net/{table}").read().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and f"socket:[{words[9]}]" in own:
+                found.append(words[1].split(":")[0])
+    return found
+'''
+RANK = (
+    LISTENING
+    + """
+import json, sys
+from pathlib import Path
+from megatron_math.device.grid import Grid
+from megatron_math.device.open import open_device
+
+for _ in range(2):  # the second opening takes the next port
+    with open_device(Grid(), seed=1) as device:
+        device.barrier()
+        found = listening()
+        device.barrier()
+Path(sys.argv[1], f"{device.rank}.json").write_text(json.dumps(found))
+"""
+)
+PLAIN = (
+    LISTENING
+    + """
+import sys
+import torch.distributed as dist
+dist.init_process_group("gloo", init_method=sys.argv[1], rank=0, world_size=1)
+print(listening())
+"""
+)
+LOOPBACK = {"0100007F", "00000000000000000000000001000000"}
+ANY = {"00000000", "0" * 32}
+
+
+def test_ranks_of_this_machine_listen_on_loopback_only(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.endswith("IFNAME")}
+    assert start_processes([sys.executable, "-c", RANK, str(tmp_path)], 2, env) == 0
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found, "no socket was seen, so nothing was looked at"
+        assert set(found) <= LOOPBACK
+
+
+def test_one_process_alone_listens_on_loopback_only(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.endswith("IFNAME")}
+    command = [sys.executable, "-c", RANK, str(tmp_path)]
+    subprocess.run(command, env=env, check=True, capture_output=True)
+    assert set(json.loads((tmp_path / "0.json").read_text())) <= LOOPBACK
+
+
+def test_torch_alone_listens_on_every_interface() -> None:
+    """The control, and why there is a store of our own."""
+    command = [sys.executable, "-c", PLAIN, f"tcp://127.0.0.1:{free_port()}"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert any(address in told for address in ANY), told
+
+
+@pytest.mark.parametrize(
+    ("address", "resolved", "expected"),
+    [
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
+        ("node7", "127.0.1.1", "::"),  # Debian's name of the machine itself: others cannot reach it
+        ("gateway", "203.0.113.7", "::"),  # no address of this machine
+    ],
+)
+def test_which_interface(
+    address: str, resolved: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    answer = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", port, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (resolved, port)),
+    ]
+    monkeypatch.setattr(meeting.socket, "getaddrinfo", lambda *_, **__: answer)
+    with meeting._bound(address, port) as bound:
+        assert bound.getsockname()[0] in (expected, "0.0.0.0" if expected == "::" else expected)
+        assert bound.getsockname()[1] == port
