@@ -10,7 +10,17 @@ FLOORS = (
     ("base", "sandbox", "answers"),
     ("device", "native", "tokenizer", "engine", "benchmarks", "dataset", "checkpoint", "model"),
     ("synthesize", "curate", "index", "blend", "train", "convert", "evaluate", "report"),
-    ("pipeline", "inspect", "estimate", "dry_run", "megatron_flags", "doctor", "gpu_check", "cli"),
+    (
+        "pipeline",
+        "inspect",
+        "estimate",
+        "dry_run",
+        "megatron_flags",
+        "doctor",
+        "gpu_check",
+        "launch",
+        "cli",
+    ),
 )
 # On the same floor: who may import whom (DESIGN: each tool wraps exactly one outside thing).
 SAME_FLOOR = {
@@ -20,6 +30,7 @@ SAME_FLOOR = {
     ("cli", "pipeline"), ("cli", "inspect"), ("cli", "estimate"),
     ("cli", "dry_run"), ("cli", "megatron_flags"),
     ("cli", "doctor"),
+    ("cli", "launch"), ("launch", "pipeline"),
     ("gpu_check", "estimate"),
 }  # fmt: skip
 CORE_ROOMS = {"device", "dataset", "checkpoint", "model", "engine", "train", "convert"}

@@ -22,6 +22,7 @@ LIGHT = (
     "megatron_math.doctor.run",
     "megatron_math.megatron_flags.road",
     "megatron_math.gpu_check.run",
+    "megatron_math.launch.verb",
 )
 
 
