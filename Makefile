@@ -25,7 +25,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# examples/slurm on a real two-node SLURM on this machine; skips without slurm-wlm and munge.
+# launch and examples/slurm on a real two-node SLURM on this machine; skips without slurm-wlm and munge.
 slurm: $(READY)
 	$(BIN)/python -m pytest -m slurm -rs tests/slurm
 

@@ -404,6 +404,59 @@ def doctor(
         raise typer.Exit(EXIT_FAILED)
 
 
+@app.command(epilog=_keys(("launch", "megatron_math.launch.config", "LaunchConfig")))
+def launch(
+    yaml: Annotated[
+        Path, typer.Argument(metavar="ROAD.yaml", help="the road file; with --lint an sbatch file")
+    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[VERB] [section.key=value | MORE.yaml]...",
+            help="what to run (default: train), and changed keys; with --lint more files",
+        ),
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="launch.nodes")] = None,
+    runs: Runs = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the script only")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="show log and state until the jobs have ended")
+    ] = False,
+    lint: Annotated[
+        bool, typer.Option("--lint", help="look for mistakes in sbatch files, yours or others'")
+    ] = False,
+    step_seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="lint: of one iteration, to check the time for a checkpoint"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a stage on SLURM: a script that you can read, jobs, arrays, chains, requeues.
+
+    With --lint exit code 1 when a mistake was found."""
+    from megatron_math.launch import verb as door
+
+    if lint:
+        for name, given in (("--nodes", nodes), ("--dry-run", dry_run), ("--follow", follow)):
+            if given:
+                raise UserError(f"{name} has no effect with --lint")
+        code = door.lint([yaml, *map(Path, words or [])], step_seconds, as_json)
+    elif step_seconds is not None:
+        raise UserError("--step-seconds has no effect without --lint")
+    else:
+        code = door.launch(
+            yaml,
+            words or [],
+            runs=runs,
+            nodes=nodes,
+            dry_run=dry_run,
+            following=follow,
+            as_json=as_json,
+        )
+    if code:
+        raise typer.Exit(code)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; returns the exit code. Errors for people become one sentence."""
     set_up_logging()

@@ -2,10 +2,11 @@
 
     python -m megatron_math.device.torchrun --nnodes=2 ... -m megatron_math.train run.yaml
 
-takes torchrun's own arguments and is torchrun, except in two things. SIGUSR1, which plain torchrun
-dies of, goes to the ranks; SLURM with proctrack/cgroup signals a task's first process only, so
-without this it never reaches them. And when they stopped on request the exit code is 75, where
-plain torchrun says 1 for every failure (both seen with torch 2.13, 2026-11-21).
+takes torchrun's own arguments and is torchrun, except in its signals and exit codes. SIGUSR1,
+which plain torchrun dies of, goes to the ranks; SLURM with proctrack/cgroup signals a task's first
+process only, so without this it never reaches them. And when they stopped on request the exit code
+is 75, for bad input 2, where plain torchrun says 1 for every failure (both seen with torch 2.13,
+2026-11-21).
 """
 
 import contextlib
@@ -18,11 +19,11 @@ import psutil
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
-from megatron_math.base.errors import EXIT_STOPPED
+from megatron_math.base.errors import EXIT_BAD_INPUT, EXIT_STOPPED
 
 
 def main() -> int:
-    """Run torchrun with this process's arguments. Returns 0 or 75; other failures raise."""
+    """Run torchrun with this process's arguments. Returns 0, 2 or 75; other failures raise."""
     signal.signal(signal.SIGUSR1, _hand_on)
     try:
         torchrun()
@@ -34,6 +35,8 @@ def main() -> int:
         codes = {failure.exitcode for failure in error.failures.values()}
         if first.exitcode in stopped and codes <= stopped | {-signal.SIGTERM}:
             return EXIT_STOPPED
+        if first.exitcode == EXIT_BAD_INPUT:  # a rank has said what; no new start mends it
+            return EXIT_BAD_INPUT
         raise
     return 0
 

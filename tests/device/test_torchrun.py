@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_math.base.errors import EXIT_STOPPED
+from megatron_math.base.errors import EXIT_BAD_INPUT, EXIT_STOPPED
 
 WAITS = """
     import os, signal, sys, time
@@ -62,11 +62,12 @@ def start(module: str, folder: Path, *codes: int) -> subprocess.Popen[str]:
         ([EXIT_STOPPED], EXIT_STOPPED),
         ([-signal.SIGUSR1], EXIT_STOPPED),
         ([EXIT_STOPPED, EXIT_STOPPED], EXIT_STOPPED),  # torchrun ends the late one
+        ([EXIT_BAD_INPUT], EXIT_BAD_INPUT),
         ([3], 1),
         ([3, EXIT_STOPPED], 1),
     ],
 )
-def test_usr1_reaches_every_rank_and_only_75_is_75(tmp_path, rank_codes, expected):
+def test_usr1_reaches_every_rank_and_75_and_2_come_back(tmp_path, rank_codes, expected):
     launcher = start("megatron_math.device.torchrun", tmp_path, *rank_codes)
     launcher.send_signal(signal.SIGUSR1)
     _, said = launcher.communicate(timeout=60)

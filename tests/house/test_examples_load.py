@@ -11,6 +11,7 @@ from megatron_math.convert.config import BaseConfig
 from megatron_math.curate.config import CurateConfig
 from megatron_math.evaluate.config import EvaluateConfig
 from megatron_math.index.config import IndexConfig
+from megatron_math.launch.config import LaunchConfig
 from megatron_math.model.config import ModelOverrides
 from megatron_math.pipeline import STAGES, stages_of
 from megatron_math.synthesize.config import SynthesizeConfig
@@ -27,7 +28,7 @@ MODELS = {
     "base": BaseConfig, "model": ModelOverrides, "synthesize": SynthesizeConfig,
     "curate": CurateConfig, "index": IndexConfig, "blend": BlendConfig, "train": TrainConfig,
     "parallel": ParallelConfig, "precision": PrecisionConfig, "checkpoint": CheckpointConfig,
-    "evaluate": EvaluateConfig,
+    "evaluate": EvaluateConfig, "launch": LaunchConfig,
 }  # fmt: skip
 
 

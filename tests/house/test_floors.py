@@ -15,7 +15,7 @@ FLOORS = (
     ("synthesize", "curate", "index", "blend", "train", "convert", "evaluate", "report"),
     (
         "pipeline", "inspect", "estimate", "dry_run", "megatron_flags", "doctor", "gpu_check",
-        "status", "cli",
+        "launch", "status", "cli",
     ),
 )  # fmt: skip
 # On the same floor: who may import whom (DESIGN: each tool wraps exactly one outside thing).
@@ -26,6 +26,7 @@ SAME_FLOOR = {
     ("cli", "pipeline"), ("cli", "inspect"), ("cli", "estimate"),
     ("cli", "dry_run"), ("cli", "megatron_flags"),
     ("cli", "doctor"), ("cli", "status"),
+    ("cli", "launch"), ("launch", "pipeline"),
     ("gpu_check", "estimate"),
 }  # fmt: skip
 CORE_ROOMS = {"device", "dataset", "checkpoint", "model", "engine", "train", "convert"}

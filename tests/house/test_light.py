@@ -24,6 +24,7 @@ LIGHT = (
     "megatron_math.gpu_check.run",
     "megatron_math.status.table",
     "megatron_math.train.watch",
+    "megatron_math.launch.verb",
 )
 
 

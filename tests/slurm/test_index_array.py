@@ -1,4 +1,4 @@
-"""examples/slurm/index_array.sbatch on a real SLURM: an array of shards, then their merge."""
+"""examples/slurm/array.sbatch on a real SLURM: an array of shards, then their merge."""
 
 import json
 import subprocess
@@ -27,16 +27,16 @@ def test_an_array_and_its_merge_are_one_run(
         (tmp_path / f"{number}.jsonl").write_text(lines)
     kind = "SentencePieceTokenizer"
     arguments = [
-        "--input", f"{tmp_path}/*.jsonl", "--append-eod", "--tokenizer-type", kind,
-        "--tokenizer-model", str(tokenizer_files[kind]),
+        "python", "tools/preprocess_data.py", "--input", f"{tmp_path}/*.jsonl", "--append-eod",
+        "--tokenizer-type", kind, "--tokenizer-model", str(tokenizer_files[kind]),
     ]  # fmt: skip
-    tool = [sys.executable, "tools/preprocess_data.py", *arguments, "--output-prefix"]
+    tool = [sys.executable, *arguments[1:], "--output-prefix"]
     subprocess.run([*tool, str(tmp_path / "whole" / "x")], cwd=repository, check=True)
     submit = [
         "sbatch", "--parsable", f"--chdir={repository}", "--cpus-per-task=1",
         f"--output={tmp_path}/%A_%a.log",
     ]  # fmt: skip
-    script = [repository / "examples/slurm/index_array.sbatch", *arguments]
+    script = [repository / "examples/slurm/array.sbatch", *arguments]
     script += ["--output-prefix", tmp_path / "parts" / "x"]
     shards = call(environment, *submit, "--array=0-2", *script).strip()
     merge = call(environment, *submit, f"--dependency=afterok:{shards}", *script, "--merge").strip()

@@ -68,9 +68,8 @@ def submit(cluster, repository: Path, tmp_path: Path):
             "VENV": sys.prefix,
             "GPUS_PER_NODE": "1",
             "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1",  # no resolver knows n1
         }
-        if shape == "torchrun":
-            env["MASTER_ADDR"] = "127.0.0.1"  # no resolver knows n1; the other shape asks SLURM
         argv = ["--gres=none", *shape_options, *options]
         argv += [str(repository / "examples" / "slurm" / script), str(road.yaml_path)]
         jobs.append(Job(env, tmp_path, [*argv, "--runs", str(road.runs), *overrides]))
@@ -176,8 +175,9 @@ def test_many_torchruns_on_a_node_are_refused(submit, copy_of):
     assert "4 tasks on 2 nodes" in job.log
 
 
-def test_bad_input_is_not_requeued(submit, copy_of):
-    job = submit("task", copy_of("runs"), "parallel.tensor=3")
+@pytest.mark.parametrize("shape", SCRIPTS)
+def test_bad_input_is_not_requeued(shape, submit, copy_of):
+    job = submit(shape, copy_of("runs"), "parallel.tensor=3")
     assert job.until_it_ended() == "FAILED"
     assert job.fact("ExitCode") == "2:0"
     assert job.fact("Restarts") == "0"
