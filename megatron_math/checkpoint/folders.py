@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -61,24 +61,46 @@ def folder_name(iteration: int | None) -> str:
     return RELEASE if iteration is None else f"iter_{iteration:07d}"
 
 
-def temporary_folder(save: Path, iteration: int | None) -> Path:
-    """An unused folder to write into.
+def temporary_name(save: Path, iteration: int | None, launch: str) -> Path:
+    """Where a checkpoint grows. `launch` is a word that no other launch has.
 
-    The name carries the process: writers forked by a killed run may live a moment longer, and
-    must never write into the folder of the run that follows.
+    Writers of a killed run may live a moment longer, and must never write into the folder of the
+    run that follows.
     """
-    folder = save / f".{folder_name(iteration)}.tmp.{os.getpid()}"
+    return save / f".{folder_name(iteration)}.tmp.{launch}"
+
+
+def temporary_folder(save: Path, iteration: int | None) -> Path:
+    """A new, empty folder for this process to write into."""
+    folder = temporary_name(save, iteration, str(os.getpid()))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
 
 
-def publish(temporary: Path, save: Path, iteration: int | None) -> Checkpoint:
-    """Seal `temporary` with complete.json, give it its name, and point the tracker at it."""
+def seen(path: Path) -> dict[str, Any]:
+    """What complete.json says of a file."""
+    kind = DIGESTS[VERSION]
+    return {"bytes": path.stat().st_size, kind: digests_of([path], kind)[0]}
+
+
+def publish(
+    temporary: Path,
+    save: Path,
+    iteration: int | None,
+    *,
+    known: Mapping[str, dict[str, Any]] | None = None,
+) -> Checkpoint:
+    """Seal `temporary` with complete.json, give it its name, and point the tracker at it.
+
+    known: what was `seen` of files that are on disk, synced, already.
+    """
+    known = known or {}
     files = _files_in(temporary)
     for path in files:
-        fsync_file(path)
-    seal(temporary, iteration)
+        if str(path.relative_to(temporary)) not in known:
+            fsync_file(path)
+    seal(temporary, iteration, known)
     for folder in {path.parent for path in files} | {temporary}:
         fsync_folder(folder)
     final = save / folder_name(iteration)
@@ -90,14 +112,31 @@ def publish(temporary: Path, save: Path, iteration: int | None) -> Checkpoint:
     return Checkpoint(final, iteration)
 
 
-def sweep(save: Path, *, keep: int | None = None, always: tuple[int, ...] = ()) -> None:
-    """Remove what killed saves left behind and, with `keep`, all but the newest checkpoints."""
+def sweep(save: Path) -> None:
+    """Remove what killed saves left behind."""
     for leftover in save.glob(".*.tmp.*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    if keep is not None:
-        for checkpoint in complete_checkpoints(save)[:-keep]:
-            if checkpoint.iteration not in always:
-                shutil.rmtree(checkpoint.folder)
+
+
+def retire(save: Path, *, keep: int, always: frozenset[int] = frozenset()) -> list[Path]:
+    """Take old checkpoints out of `save`; returns what is left to remove of them.
+
+    The newest `keep` and the iterations `always` stay. A checkpoint that misses files does not
+    count among the newest: the last good one is never taken. What is taken loses its name first, so
+    that a half removed one is never found.
+    """
+    found = complete_checkpoints(save)
+    whole = [checkpoint for checkpoint in found if not faults(checkpoint.folder, deep=False)]
+    if not whole:
+        return []
+    oldest = whole[-keep:][0].iteration or 0
+    taken = []
+    for checkpoint in found:
+        if (checkpoint.iteration or 0) < oldest and checkpoint.iteration not in always:
+            hidden = temporary_name(save, checkpoint.iteration, "removed")
+            os.replace(checkpoint.folder, hidden)
+            taken.append(hidden)
+    return taken
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -105,14 +144,20 @@ def _files_in(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def seal(folder: Path, iteration: int | None) -> None:
+def seal(
+    folder: Path, iteration: int | None, known: Mapping[str, dict[str, Any]] | None = None
+) -> None:
     """Write complete.json: bytes and digests of the files that are in `folder` now."""
-    files = _files_in(folder)
-    entries = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, DIGESTS[VERSION]: digest}
-        for path, digest in zip(files, digests_of(files, DIGESTS[VERSION]), strict=True)
-    }
-    head = {"format": FORMAT, "version": VERSION, "iteration": iteration, "files": entries}
+    entries = dict(known or {})
+    files = [path for path in _files_in(folder) if str(path.relative_to(folder)) not in entries]
+    digests = digests_of(files, DIGESTS[VERSION])
+    for path, digest in zip(files, digests, strict=True):
+        name = str(path.relative_to(folder))
+        entries[name] = {"bytes": path.stat().st_size, DIGESTS[VERSION]: digest}
+    head = {
+        "format": FORMAT, "version": VERSION, "iteration": iteration,
+        "files": dict(sorted(entries.items())),
+    }  # fmt: skip
     write_text(folder / COMPLETE, _text_of(head | {"digest": sha256_json(head)}))
 
 

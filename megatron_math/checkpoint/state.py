@@ -2,14 +2,16 @@
 
 Weights are saved under Megatron-Core's own keys, so that plain core (and Megatron-LM) loads them
 and any layout reads what any other wrote. The optimizer state is saved in core's fully reshardable
-form, which any layout reads too.
+form, which any layout reads too, but written and read in pieces (pieces.py, saver.py).
 """
 
 import queue
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies import filesystem_async
@@ -18,11 +20,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_math.base.errors import UserError
 from megatron_math.checkpoint.guard import check_extra_state, guard_folder
-from megatron_math.device.optimizer_state import (
-    SHARDING,
-    create_optimizer_state,
-    load_optimizer_state,
-)
+from megatron_math.checkpoint.pieces import optimizer_pieces
+from megatron_math.device.optimizer_state import load_optimizer_state, owned_ranges
 
 # What torch and core raise for other names or shapes; torch's own is no subclass of Exception.
 _MAY_BE_MISSING = ".fp8_state"
@@ -67,25 +66,19 @@ def load_weights(
     _fill(models, _load(state, folder, beside="optimizer.", part=part), part)
 
 
-def save_training_state(
-    models: Sequence[Any], optimizer: Any, folder: Path, common: dict[str, Any]
-) -> None:
-    """Write weights, optimizer state and `common` (small, equal on all ranks). Collective."""
-    create_optimizer_state(optimizer)
-    state = model_state(models)
-    optimizer_state = optimizer.sharded_state_dict(state, metadata=SHARDING)
-    _save(state | {"optimizer": optimizer_state} | common, folder)
+def load_training_state(models: Sequence[Any], optimizer: Any, folder: Path) -> None:
+    """Fill models and optimizer from `folder`, whatever layout wrote it. Collective.
 
-
-def load_training_state(models: Sequence[Any], optimizer: Any, folder: Path) -> dict[str, Any]:
-    """Fill models and optimizer from `folder`; returns the common part. Collective."""
-    create_optimizer_state(optimizer)
-    state = model_state(models)
-    optimizer_state = optimizer.sharded_state_dict(state, is_loading=True, metadata=SHARDING)
-    loaded = _load(state | {"optimizer": optimizer_state}, folder)
+    Beside the weights a rank reads what its part of the optimizer holds, no more.
+    """
+    weights = model_state(models)
+    wanted = [
+        replace(item, state={name: torch.empty_like(value) for name, value in item.state.items()})
+        for item in owned_ranges(optimizer)
+    ]
+    loaded = _load(weights | {"pieces": optimizer_pieces(weights, wanted)}, folder)
     _fill(models, loaded)
-    load_optimizer_state(optimizer, loaded["optimizer"])
-    return loaded
+    load_optimizer_state(optimizer, loaded["optimizer"], wanted)
 
 
 def _save(state: dict[str, Any], folder: Path) -> None:

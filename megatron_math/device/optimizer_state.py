@@ -7,6 +7,8 @@ Adam counts once per parameter. These functions go around all three through core
 with a fused Adam they do no more than core does. Nothing is patched.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,17 +72,72 @@ def reset_optimizer_state(optimizer: MegatronOptimizer) -> None:
     optimizer.reload_model_params()
 
 
-def load_optimizer_state(optimizer: MegatronOptimizer, state: dict[Any, Any]) -> None:
-    """Load what `dist_checkpointing.load` filled in for `sharded_state_dict(is_loading=True)`."""
-    parts = _parts(optimizer)
-    # The moments are asked for by this layout's optimizers; the rest is as the writer had it, under
-    # the same names if it had as many optimizers.
-    numbered = [state[index] for index in sorted(key for key in state if isinstance(key, int))]
-    moments_of = [state] if len(parts) == 1 else numbered
-    written = [entry for entry in (state, *numbered) if "optimizer" in entry]
+@dataclass(frozen=True)
+class OwnedRange:
+    """The part of a weight whose state this rank's optimizer holds."""
+
+    weight: torch.Tensor
+    start: int
+    """First value, of the flattened weight."""
+    end: int
+    state: dict[str, torch.Tensor]
+    """Flat tensors of end - start values: `param` (the master weight), `exp_avg`, `exp_avg_sq`."""
+
+
+def owned_ranges(optimizer: MegatronOptimizer) -> list[OwnedRange]:
+    """What this rank's optimizer holds, as it is: not a copy."""
+    create_optimizer_state(optimizer)
+    return [
+        OwnedRange(
+            weight,
+            ranges["param"].start,
+            ranges["param"].end,
+            {
+                name: value.detach()
+                for name, value in part._get_main_param_and_optimizer_states(weight).items()
+                if name != "step"  # one number for all, kept with the parameter groups
+            },
+        )
+        for part in _parts(optimizer)
+        for of_buffer in part.gbuf_ranges
+        for buckets in of_buffer.values()
+        for bucket in buckets
+        for weight, ranges in bucket["param_map"].items()
+    ]
+
+
+def weights_of(optimizer: MegatronOptimizer) -> set[torch.Tensor]:
+    """The weights that the optimizer moves, on whichever replica their state is."""
+    return {
+        weight
+        for part in _parts(optimizer)
+        for buffer in part.buffers
+        for weight in buffer.param_index_map
+    }
+
+
+def common_optimizer_state(optimizer: MegatronOptimizer) -> dict[Any, Any]:
+    """What is equal on all ranks: parameter groups with the step, and the loss scale of fp16."""
+    create_optimizer_state(optimizer)
+    kind = {"param_state_sharding_type": SHARDING["distrib_optim_sharding_type"]}
+    if isinstance(optimizer, ChainedOptimizer):
+        optimizer._synchronize_steps()
+    found = [part.state_dict() | kind for part in _parts(optimizer)]
+    return found[0] if len(found) == 1 else dict(enumerate(found))
+
+
+@torch.no_grad()
+def load_optimizer_state(
+    optimizer: MegatronOptimizer, common: Mapping[Any, Any], owned: Sequence[OwnedRange]
+) -> None:
+    """Load what `common_optimizer_state` gave in the run that wrote it, and flat tensors for all of
+    `owned_ranges`."""
+    states = {item.weight: item.state for item in owned}
+    # Parameter groups are as the writer had them, under the same names if it had as many of them.
+    numbered = [common[index] for index in sorted(key for key in common if isinstance(key, int))]
+    written = [entry for entry in (common, *numbered) if "optimizer" in entry]
     groups = [group for entry in written for group in entry["optimizer"]["param_groups"]]
-    for part, moments_in in zip(parts, moments_of, strict=True):
-        moments = moments_in["param_state"]
+    for part in _parts(optimizer):
         own = {name: value for name, value in written[0].items() if isinstance(name, str)}
         own.pop("param_state", None)
         kind = own.pop("param_state_sharding_type")
@@ -89,7 +146,11 @@ def load_optimizer_state(optimizer: MegatronOptimizer, state: dict[Any, Any]) ->
         part.load_state_dict(own)
         entries = list(part.optimizer.state.values())
         steps = [entry.pop("step", None) for entry in entries]
-        part.load_parameter_state_from_fully_reshardable(moments)
+        for of_buffer in part.gbuf_ranges:
+            for buckets in of_buffer.values():
+                for bucket in buckets:
+                    for weight in bucket["param_map"]:
+                        part._set_main_param_and_optimizer_states(weight, states[weight])
         for entry, step in zip(entries, steps, strict=True):
             if step is not None:
                 entry["step"] = step.clone()

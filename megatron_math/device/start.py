@@ -149,7 +149,7 @@ def start_processes(
                         list(argv),
                         env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                         process_group=0,
-                        preexec_fn=_die_with(os.getpid()),
+                        preexec_fn=die_with(os.getpid()),
                     )
                 )
             return _wait(children, grace_seconds)
@@ -159,7 +159,7 @@ def start_processes(
                 child.wait()
 
 
-def _die_with(parent: int):
+def die_with(parent: int):
     """What a child does before exec: ask the kernel for SIGKILL when `parent` is gone."""
     libc = ctypes.CDLL(None, use_errno=True)
 

@@ -214,3 +214,9 @@ class CheckpointConfig(Section):
     """Iterations between checkpoints; the last iteration always has one."""
     keep: Annotated[int, LOCATION] = Field(3, ge=1)
     """Newest checkpoints that stay."""
+    keep_every: Annotated[int | None, LOCATION] = Field(None, ge=1)
+    """Checkpoints of iterations that are multiples of this stay, too."""
+    keep_best: Annotated[int, LOCATION] = Field(0, ge=0)
+    """So many checkpoints of the lowest validation loss stay, too; each has its loss taken."""
+    asynchronous: Annotated[bool, LOCATION] = Field(True, alias="async")
+    """Train on while a process beside each rank writes from a copy in memory; false: wait."""

@@ -1,5 +1,6 @@
 """The training loop: step, log, validate now and then, save now and then, stop when asked."""
 
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -9,14 +10,10 @@ from typing import Any
 
 import torch
 
-from megatron_math.base.files import write_json
 from megatron_math.base.log import log
-from megatron_math.checkpoint.folders import publish, sweep, temporary_folder
-from megatron_math.checkpoint.state import (
-    load_training_state,
-    load_weights,
-    save_training_state,
-)
+from megatron_math.checkpoint.folders import retire, temporary_name
+from megatron_math.checkpoint.saver import Extras, Saver
+from megatron_math.checkpoint.state import load_training_state, load_weights
 from megatron_math.device.gauge import peak_memory
 from megatron_math.device.optimizer_state import reset_optimizer_state
 from megatron_math.model.flops import AttentionCount
@@ -27,6 +24,7 @@ from megatron_math.train.metrics import Metrics
 from megatron_math.train.optimizer import whole_weights
 from megatron_math.train.stages import (
     VALIDATION,
+    best_iterations,
     chosen,
     kept_for_later,
     stop_iteration,
@@ -36,7 +34,14 @@ from megatron_math.train.step import StepResult, Trainee, train_step, validation
 SHADOW_WARNING = 0.005
 """Relative gap of the loss in FP8 to that without it, above which a line is logged."""
 
+_PATIENCE_SECONDS = 0.05
+"""Between two questions whether all ranks have written."""
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class CheckpointLostError(RuntimeError):
+    """What had to be on disk could not be written."""
 
 
 @dataclass
@@ -58,7 +63,7 @@ class Run:
     checkpoint: CheckpointConfig
     base: Path
     """The weights that the run began with: a folder of a checkpoint."""
-    save_folder: Path
+    saver: Saver
     metrics: Metrics | None
     fp8: Fp8Config | None
     flops_per_token: Callable[[int, AttentionCount], float]
@@ -66,8 +71,8 @@ class Run:
     peak: tuple[str, float] | None
     """Precision, and dense FLOP/s of one device in it, where that is known."""
     profile: Profile
-    add_files: Callable[[Path], None]
-    """Puts model.json and the tokenizer into a checkpoint folder (rank 0)."""
+    extras: Extras
+    """What every checkpoint has beside the state: model.json, the tokenizer."""
 
 
 def train_loop(run: Run, progress: Progress) -> bool:
@@ -75,7 +80,9 @@ def train_loop(run: Run, progress: Progress) -> bool:
     feed = run.trainee.feed
     stop, stop_at = _catch_stop_signals(), stop_iteration(run.train, feed.stages)
     ends = {stage.end for stage in feed.stages}
-    is_chosen_from = any(stage.start.weights == "best" for stage in feed.stages)
+    is_chosen_from = run.checkpoint.keep_best > 0 or any(
+        stage.start.weights == "best" for stage in feed.stages
+    )
     with feed.reading_ahead(progress.iteration):
         if progress.iteration == feed.first_iteration:
             validate(run, progress)
@@ -93,8 +100,18 @@ def train_loop(run: Run, progress: Progress) -> bool:
             if saving:
                 with run.trainee.phases("save"):
                     save(run, progress, loss)
+            if progress.iteration == feed.first_iteration + 1 and not run.train.mock_data:
+                run.saver.prepare(run.trainee.models, run.trainee.optimizer)
             if stopping:
                 break
+        if not run.train.mock_data:
+            with run.trainee.phases("save"):
+                is_saved = settle(run)
+            if not is_saved:
+                raise CheckpointLostError(
+                    f"iteration {progress.iteration} could not be saved; what was saved before is "
+                    f"in {run.saver.save}: make room there, and the same command goes on from it"
+                )
     run.profile.close(progress.iteration)
     run.trainee.phases.take()
     return progress.iteration == feed.num_iterations
@@ -117,7 +134,8 @@ def begin_stage(run: Run, progress: Progress) -> None:
         if start.weights == "base":
             load_weights(models, run.base)
         elif start.weights == "best":
-            start_from = chosen(run.save_folder, feed.stages, feed.stages.index(stage))
+            settle(run)
+            start_from = chosen(run.saver.save, feed.stages, feed.stages.index(stage))
             log.info("stage %s begins with %s", stage.name, start_from.folder.name)
             load_training_state(models, optimizer, start_from.folder)
         if is_fresh:
@@ -227,33 +245,73 @@ def validate(run: Run, progress: Progress) -> float | None:
 
 
 def save(run: Run, progress: Progress, validation_loss: float | None) -> None:
-    """Write a checkpoint under a temporary name, seal it, name it, prune the old ones."""
+    """Copy the state and have it written as a checkpoint, while training goes on if it may."""
     if run.train.mock_data:
         return
-    device = run.trainee.device
-    name: list[str | None] = [None]
-    if device.rank == 0:
-        name = [str(temporary_folder(run.save_folder, progress.iteration))]
-    torch.distributed.broadcast_object_list(name, src=0)
+    if run.saver.pending is not None:
+        log.info("iteration %d is still being written: waiting for it", run.saver.pending)
+    settle(run)
+    device, trainee = run.trainee.device, run.trainee
     # Tokens are counted where the losses are: on the last rank.
-    counted: list[Any] = [progress.consumed_tokens, validation_loss]
-    torch.distributed.broadcast_object_list(counted, src=device.world - 1)
-    folder = Path(str(name[0]))
-    with whole_weights(run.trainee.models):
-        save_training_state(
-            run.trainee.models, run.trainee.optimizer, folder, {"iteration": progress.iteration}
-        )
-    device.barrier()
+    counted = torch.tensor(
+        [progress.consumed_tokens, math.nan if validation_loss is None else validation_loss],
+        dtype=torch.float64,
+        device=device.torch_device,
+    )
+    torch.distributed.broadcast(counted, src=device.world - 1)
+    extras = None
     if device.rank == 0:
-        data_state = run.trainee.feed.data_state(progress.iteration)
-        write_json(folder / "data_state.json", data_state | {"consumed_tokens": counted[0]})
-        if counted[1] is not None:
-            write_json(folder / VALIDATION, {"loss": counted[1]})
-        run.add_files(folder)
-        publish(folder, run.save_folder, progress.iteration)
-        kept = kept_for_later(run.save_folder, run.trainee.feed.stages, progress.iteration)
-        sweep(run.save_folder, keep=run.checkpoint.keep, always=kept)
-    device.barrier()
+        tokens, loss = counted.tolist()
+        state = trainee.feed.data_state(progress.iteration) | {"consumed_tokens": int(tokens)}
+        measured = {} if math.isnan(loss) else {VALIDATION: {"loss": loss}}
+        files = {**run.extras.files, "data_state.json": state, **measured}
+        extras = Extras(files, run.extras.copies)
+    with whole_weights(trainee.models):
+        run.saver.start(trainee.models, trainee.optimizer, progress.iteration, extras)
+
+
+def settle(run: Run) -> bool:
+    """Wait until what is being written is a checkpoint. Collective.
+
+    False where it could not be written on some rank, now or since the last step.
+    """
+    device, saver = run.trainee.device, run.saver
+    while True:
+        saver.poll(_PATIENCE_SECONDS)
+        state = [int(saver.pending is not None), -1 if saver.failed is None else saver.failed[0]]
+        values = torch.tensor(state, device=device.torch_device)
+        torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
+        is_pending, failed = values.tolist()
+        if failed >= 0:
+            _drop(run, failed)
+            return False
+        if not is_pending:
+            _published(run)
+            return True
+
+
+def _drop(run: Run, failed: int) -> None:
+    """A checkpoint that could not be written on some rank is given up on all."""
+    saver = run.saver
+    if saver.failed is not None:
+        log.error("iteration %d could not be saved (%s); training goes on", *saver.failed)
+    saver.give_up()
+    saver.failed = None
+    if run.trainee.device.rank == 0:
+        saver.remove([temporary_name(saver.save, failed, saver.launch)])
+
+
+def _published(run: Run) -> None:
+    """On rank 0: take away what a new checkpoint makes old."""
+    saver, iteration = run.saver, run.saver.published
+    if iteration is None:
+        return
+    saver.published = None
+    kept = set(kept_for_later(saver.save, run.trainee.feed.stages, iteration))
+    kept.update(best_iterations(saver.save, run.checkpoint.keep_best))
+    if (every := run.checkpoint.keep_every) is not None:
+        kept.update(range(0, iteration + 1, every))
+    saver.remove(retire(saver.save, keep=run.checkpoint.keep, always=frozenset(kept)))
 
 
 def _catch_stop_signals() -> list[int]:
@@ -265,10 +323,18 @@ def _catch_stop_signals() -> list[int]:
 
 
 def _agreed(signal_number: int, run: Run) -> tuple[int, dict[str, int]]:
-    """(a signal of any rank, 0 for none; peak memory of the fullest rank), in one message."""
-    device = run.trainee.device
+    """(a signal of any rank, 0 for none; peak memory of the fullest rank), in one message.
+
+    With it goes what became of the checkpoint that is being written.
+    """
+    device, saver = run.trainee.device, run.saver
+    saver.poll()
     memory = peak_memory(device)
-    values = torch.tensor([signal_number, *memory.values()], device=device.torch_device)
+    failed = -1 if saver.failed is None else saver.failed[0]
+    values = torch.tensor([signal_number, failed, *memory.values()], device=device.torch_device)
     torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
-    asked_by, *peaks = values.tolist()
+    asked_by, failed, *peaks = values.tolist()
+    if failed >= 0:
+        _drop(run, failed)
+    _published(run)
     return asked_by, dict(zip(memory, peaks, strict=True))

@@ -8,13 +8,14 @@ processes that the layout needs; each of them comes through here again as a rank
 """
 
 import math
-import shutil
 import sys
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megatron_math.base.errors import EXIT_STOPPED, StoppedOnRequest, UserError
-from megatron_math.base.files import read_json, write_json
+from megatron_math.base.files import read_json
 from megatron_math.base.log import log
 from megatron_math.base.road import Road
 from megatron_math.base.stage import Stage
@@ -43,6 +44,9 @@ from megatron_math.train.config import (
 from megatron_math.train.stages import stages_of, stop_iteration
 from megatron_math.watch.config import WatchConfig
 from megatron_math.watch.launches import rows_behind
+
+if TYPE_CHECKING:  # loads torch
+    from megatron_math.checkpoint.saver import Extras
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ def train_rank(road: Road, order: Order) -> None:
     """This process's part of the run, from joining the others to the last checkpoint."""
     import torch
 
+    from megatron_math.checkpoint.saver import Saver
     from megatron_math.checkpoint.state import load_training_state, load_weights
     from megatron_math.device.gauge import clock_of, device_peak
     from megatron_math.device.open import open_device
@@ -241,6 +246,15 @@ def train_rank(road: Road, order: Order) -> None:
         device_name, peak = device_peak(device, precision)
         if device.rank == 0 and peak is None:
             log.info("no MFU is given: the %s peak of this %s is not known", precision, device_name)
+        launch = [uuid.uuid4().hex[:12]]
+        torch.distributed.broadcast_object_list(launch, src=0)
+        saver = Saver(
+            order.save_folder,
+            device.rank,
+            device.world,
+            launch[0],
+            asynchronous=order.checkpoint.asynchronous,
+        )
         trainee = Trainee(models, optimizer, feed, device, balance, phases)
         finished = train_loop(
             Run(
@@ -248,7 +262,7 @@ def train_rank(road: Road, order: Order) -> None:
                 train=order.train,
                 checkpoint=order.checkpoint,
                 base=open_checkpoint(order.start).folder,
-                save_folder=order.save_folder,
+                saver=saver,
                 metrics=metrics,
                 flops_per_token=lambda length, causal: training_flops_per_token(
                     order.model, length, causal, lora=order.train.lora
@@ -256,10 +270,11 @@ def train_rank(road: Road, order: Order) -> None:
                 fp8=fp8,
                 peak=None if peak is None else (precision, peak),
                 profile=profile,
-                add_files=lambda folder: _add_files(order, folder),
+                extras=_extras(order),
             ),
             progress,
         )
+        saver.close()
         if metrics is not None:
             metrics.phases(phases.totals)
             metrics.close()
@@ -316,14 +331,17 @@ def _rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _add_files(order: Order, folder: Path) -> None:
-    write_json(folder / "model.json", order.model.model_dump(mode="json"))
-    if order.train.lora is not None:
-        write_json(folder / LORA_FILE, order.train.lora.model_dump(mode="json"))
-    sections = {n: c.model_dump(mode="json") for n, c in order.stage.config.items()}
-    write_json(folder / "config.json", sections)
-    if order.tokenizer is not None:
-        shutil.copytree(order.tokenizer, folder / "tokenizer")
+def _extras(order: Order) -> "Extras":
+    """What a checkpoint has beside the state, so that it can be used alone."""
+    from megatron_math.checkpoint.saver import Extras
+
+    adapters = order.train.lora
+    files = {
+        "model.json": order.model.model_dump(mode="json"),
+        **({} if adapters is None else {LORA_FILE: adapters.model_dump(mode="json")}),
+        "config.json": {n: c.model_dump(mode="json") for n, c in order.stage.config.items()},
+    }
+    return Extras(files, {} if order.tokenizer is None else {"tokenizer": order.tokenizer})
 
 
 def _start_ranks(road: Road, order: Order) -> None:

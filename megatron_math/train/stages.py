@@ -127,6 +127,17 @@ def best(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     return min(reversed(checkpoints), key=lambda checkpoint: checkpoint.read(VALIDATION)["loss"])
 
 
+def best_iterations(save: Path, number: int) -> list[int]:
+    """Of the `number` checkpoints with the lowest validation loss; of equals the newer ones."""
+    measured = [
+        checkpoint
+        for checkpoint in complete_checkpoints(save)
+        if (checkpoint.folder / VALIDATION).is_file()
+    ]
+    measured.sort(key=lambda one: (one.read(VALIDATION)["loss"], -(one.iteration or 0)))
+    return [checkpoint.iteration or 0 for checkpoint in measured[:number]]
+
+
 def chosen(save: Path, stages: Sequence[TrainStage], number: int) -> Checkpoint:
     """The checkpoint that stage `number` begins with, verified. UserError where it is lost."""
     found = candidates(save, stages, number)

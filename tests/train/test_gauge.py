@@ -21,6 +21,7 @@ import megatron_math.device.gauge as device_gauge
 import megatron_math.train.optimizer as optimizer_module
 from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
+from megatron_math.checkpoint.saver import Saver
 from megatron_math.device.peak import GPU_FILES, peak_flops
 from megatron_math.estimate.hardware import GPUS, load_gpu
 from megatron_math.train.feed import Feed
@@ -186,16 +187,25 @@ def test_memory_that_was_given_back_is_in_the_peak(planted: Road) -> None:
     assert peaks[HUNGRY + 1] >= peaks[HUNGRY]  # though it is free again
 
 
-def test_the_fullest_rank_counts_and_any_signal() -> None:
-    device = SimpleNamespace(kind="cpu", torch_device=torch.device("cpu"))
+def test_the_fullest_rank_counts_and_any_signal(tmp_path: Path) -> None:
+    """And a checkpoint that another rank could not write is given up here."""
+    device = SimpleNamespace(kind="cpu", torch_device=torch.device("cpu"), rank=1)
+    saver = Saver(tmp_path, 1, 2, "launch", pending=30)
+    run = SimpleNamespace(trainee=SimpleNamespace(device=device), saver=saver)
 
-    def with_a_fuller_rank(values: torch.Tensor, op: object) -> None:
-        assert op is torch.distributed.ReduceOp.MAX
-        values.copy_(torch.maximum(values, torch.tensor([1, 7 << 40])))
+    def agreed(others: list[int]) -> object:
+        def with_another_rank(values: torch.Tensor, op: object) -> None:
+            assert op is torch.distributed.ReduceOp.MAX
+            values.copy_(torch.maximum(values, torch.tensor(others)))
 
-    with mock.patch.object(torch.distributed, "all_reduce", with_a_fuller_rank):
-        found = _agreed(False, SimpleNamespace(trainee=SimpleNamespace(device=device)))  # type: ignore[arg-type]
-    assert found == (True, {"peak_process_bytes": 7 << 40})
+        with mock.patch.object(torch.distributed, "all_reduce", with_another_rank):
+            return _agreed(0, run)  # type: ignore[arg-type]
+
+    fullest = {"peak_process_bytes": 7 << 40}
+    assert agreed([signal.SIGUSR1, -1, 7 << 40]) == (signal.SIGUSR1, fullest)
+    assert saver.pending == 30
+    assert agreed([0, 30, 7 << 40]) == (0, fullest)
+    assert (saver.pending, saver.failed) == (None, None)
 
 
 def test_both_conventions_by_hand(planted: Road) -> None:

@@ -119,7 +119,8 @@ def without_timing(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("layout", ["data 2", pytest.param("tensor 2", marks=pytest.mark.soak)])
 def test_five_kills_change_nothing(layout: str, copy_of) -> None:
-    overrides = [LAYOUTS[layout], "checkpoint.interval=5", "train.validation_interval=15"]
+    overrides = [LAYOUTS[layout], "checkpoint.interval=5", "checkpoint.async=true"]
+    overrides += ["train.validation_interval=15"]
     # Long enough that five kills fall inside: 80 steps of which every fifth is saved.
     overrides += ["train.global_batch_size=2", "train.micro_batch_size=1"]
     unbroken = copy_of("unbroken", *overrides)
@@ -157,8 +158,8 @@ def test_a_lost_moment_would_be_seen(copy_of) -> None:
     script.write_text(
         "import megatron_math.checkpoint.state as state\n"
         "real = state.load_optimizer_state\n"
-        "def forget(optimizer, saved):\n"
-        "    real(optimizer, saved)\n"
+        "def forget(optimizer, *saved):\n"
+        "    real(optimizer, *saved)\n"
         "    for part in getattr(optimizer, 'chained_optimizers', [optimizer]):\n"
         "        for moments in part.optimizer.state.values():\n"
         "            moments['exp_avg_sq'].mul_(1.0001)\n"

@@ -41,7 +41,7 @@ ROAD = {
         "tensorboard": False,
         "log_interval": 10,
     },
-    "checkpoint": {"interval": 1000},
+    "checkpoint": {"interval": 1000, "async": False},  # a writer loads torch for seconds
 }
 
 

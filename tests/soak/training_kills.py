@@ -1,0 +1,230 @@
+"""Kill a training run again and again by a timer; it must end as the unbroken one, byte for byte.
+
+    python tests/soak/training_kills.py [--points 300] [--seed 1] [--work DIR] [--sabotage NAME]
+
+A small model on real text, data read ahead, two ranks (data 2, then tensor 2), a checkpoint every
+other step, written while training goes on. Each life is forked from a process that has loaded
+everything; SIGKILL hits all ranks at once, a random time after the life's first step, or in the
+middle of a save. A run gets as many lives as it needs. At its end every tensor of its last
+checkpoint, every row of the losses and the ledger of samples must be the unbroken run's. Prints the
+kills by layout and by what they hit as JSON; exit code 1 at the first difference.
+
+--sabotage: what is left out when a life goes on, the negative controls; each must be noticed.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "train"))
+
+import torch
+import train_roads
+from test_resume import differing, tensors, without_timing
+
+from megatron_math.base.log import set_up_logging
+from megatron_math.base.road import Road
+from megatron_math.checkpoint import state
+from megatron_math.device import optimizer_state
+from megatron_math.device.start import free_port
+from megatron_math.train import run as train_run
+
+LAYOUTS = {"data 2": ["parallel.data=2"], "tensor 2": ["parallel.tensor=2"]}
+OVERRIDES = [
+    "checkpoint.interval=2", "checkpoint.async=true", "train.global_batch_size=4",
+    "train.micro_batch_size=1", "train.validation_interval=15",
+]  # fmt: skip
+WORLD = 2
+LOADED = [
+    importlib.import_module(f"megatron_math.{name}")
+    for name in ("checkpoint.saver", "model.build", "train.loop", "train.optimizer")
+]
+"""Before the forks, because a life is short."""
+LIMIT_SECONDS = 300
+
+
+def life(road: Road, fault: Callable[[], Any]) -> list[int]:
+    """The ranks of one launch, forked from this process."""
+    port, ranks = free_port(), []
+    for rank in range(WORLD):
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setpgid(0, 0)
+                os.environ.update(
+                    RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD),
+                    LOCAL_WORLD_SIZE=str(WORLD), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+                )  # fmt: skip
+                torch.set_num_threads(1)
+                with fault():
+                    train_run.run(road)
+                os._exit(0)
+            except BaseException:  # noqa: BLE001 - a fork must not come back from here
+                traceback.print_exc()
+                os._exit(1)
+        ranks.append(child)
+    return ranks
+
+
+def alive(ranks: list[int]) -> bool:
+    return not any(
+        os.waitid(os.P_PID, rank, os.WEXITED | os.WNOHANG | os.WNOWAIT) for rank in ranks
+    )
+
+
+def end(ranks: list[int]) -> list[int]:
+    """Wait for all ranks; their exit statuses."""
+    return [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]
+
+
+def num_rows(road: Road) -> int:
+    path = road.folder("50_train") / "metrics.jsonl"
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def is_saving(road: Road) -> bool:
+    return any((road.folder("50_train") / "checkpoints").glob(".iter_*.tmp.*"))
+
+
+def train_with_kills(
+    road: Road, generator: random.Random, most: int, fault: Callable[[], Any]
+) -> Counter[str]:
+    """Kill and start again until the run has ended; kills by what they hit."""
+    kills: Counter[str] = Counter()
+    while True:
+        rows, ranks = num_rows(road), life(road, fault)
+        limit = time.monotonic() + LIMIT_SECONDS
+        while alive(ranks) and num_rows(road) == rows:
+            assert time.monotonic() < limit, "no step was made"
+            time.sleep(0.002)
+        if kills.total() < most:
+            pause = generator.uniform(0, 0.6)
+            into_save = generator.random() < 0.5
+            limit = time.monotonic() + pause
+            while alive(ranks) and not (into_save and is_saving(road)):
+                if time.monotonic() > limit:
+                    break
+                time.sleep(0.0005)
+            if alive(ranks):
+                hit = "a save" if is_saving(road) else "between saves"
+                for rank in ranks:
+                    os.kill(rank, signal.SIGKILL)
+                end(ranks)
+                kills[hit] += 1
+                continue
+        statuses = end(ranks)
+        assert statuses == [0] * WORLD, f"a life ended with {statuses}"
+        return kills
+
+
+def compare(unbroken: Road, killed: Road) -> None:
+    """AssertionError names what differs."""
+    found = differing(tensors(unbroken), tensors(killed))
+    assert found == [], f"tensors differ: {found[:4]}"
+    rows = [without_timing(train_roads.metrics(road)) for road in (unbroken, killed)]
+    assert rows[0] == rows[1], "rows of metrics.jsonl differ"
+    held_out = [train_roads.metrics(road, "validation.jsonl") for road in (unbroken, killed)]
+    assert held_out[0] == held_out[1], "validation.jsonl differs"
+
+
+@contextlib.contextmanager
+def nothing() -> Iterator[None]:
+    yield
+
+
+def prepared(folder: Path) -> Path:
+    """The road of tests/train up to its blend."""
+    make = train_roads.prepared.__wrapped__  # the fixture's function
+
+    class Factory:
+        def mktemp(self, name: str) -> Path:
+            (folder / name).mkdir(parents=True)
+            return folder / name
+
+    return make(Factory())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--points", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=20, help="most kills of one run")
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--sabotage", choices=sorted(SABOTAGE))
+    arguments = parser.parse_args()
+    set_up_logging(quiet=True)
+    generator = random.Random(arguments.seed)
+    counts: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        base = prepared(work)
+        for layout, parallel in LAYOUTS.items():
+            most = arguments.points // len(LAYOUTS)
+            unbroken = copy(base, work / f"unbroken {layout}", parallel)
+            assert end(life(unbroken, nothing)) == [0] * WORLD
+            number = done = 0
+            while done < most:
+                number += 1
+                killed = copy(base, work / f"killed {layout} {number}", parallel)
+                fault = SABOTAGE[arguments.sabotage] if arguments.sabotage else nothing
+                kills = train_with_kills(
+                    killed, generator, min(arguments.kills, most - done), fault
+                )
+                compare(unbroken, killed)
+                assert kills, "a run ended before its first kill"
+                done += kills.total()
+                counts.update({f"{layout}, in {hit}": n for hit, n in kills.items()})
+                shutil.rmtree(killed.runs)
+    print(json.dumps({"kills": counts.total(), "differences": 0, **counts}, indent=1))
+
+
+def copy(base: Path, runs: Path, parallel: list[str]) -> Road:
+    shutil.copytree(base / "runs", runs, symlinks=True)
+    return Road.load(base / "road.yaml", [*OVERRIDES, *parallel], runs)
+
+
+def without(place: Any, name: str, change: Callable[..., Any]) -> Callable[[], Any]:
+    """`place.name` does something else."""
+    whole = getattr(place, name)
+    return lambda: mock.patch.object(place, name, lambda *a, **k: change(whole, *a, **k))
+
+
+def _one_state_less(kind: str) -> Callable[[], Any]:
+    """The tensors `kind` of the optimizer keep what a fresh optimizer has."""
+
+    def load(whole: Callable[..., Any], optimizer: Any, common: Any, owned: list[Any]) -> None:
+        fresh = {
+            item.weight: item.state[kind].clone()
+            for item in optimizer_state.owned_ranges(optimizer)
+        }
+        for item in owned:
+            item.state[kind].copy_(fresh[item.weight])
+        whole(optimizer, common, owned)
+
+    return without(state, "load_optimizer_state", load)
+
+
+SABOTAGE: dict[str, Callable[[], Any]] = {
+    "weights": without(state, "_fill", lambda whole, *a: None),
+    "first moments": _one_state_less("exp_avg"),
+    "second moments": _one_state_less("exp_avg_sq"),
+    "master weights": _one_state_less("param"),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
