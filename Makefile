@@ -66,6 +66,7 @@ soak: $(READY)
 	$(BIN)/python tests/soak/checkpoint_flips.py
 	$(BIN)/python tests/soak/checkpoint_kills.py
 	$(BIN)/python tests/soak/training_kills.py
+	$(BIN)/python tests/soak/training_kills.py --controls
 	$(BIN)/python tests/soak/fp8_rehearsal.py runs/fp8_rehearsal
 
 check: $(READY)

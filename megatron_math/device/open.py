@@ -7,19 +7,22 @@ import contextlib
 import datetime
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from megatron_math.base.errors import UserError
 from megatron_math.base.log import log
 from megatron_math.device.grid import Grid
 from megatron_math.device.host_memory import keep_freed_memory
 from megatron_math.device.meeting import alone, meeting_store
 from megatron_math.device.on_cpu import patch_cpu
 from megatron_math.device.start import bind_forks, launched_ranks, rendezvous
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,22 @@ class Device:
             dist.barrier(device_ids=[self.torch_device.index])
         else:
             dist.barrier()
+
+    def from_first_rank(self, find: Callable[[], T]) -> T:
+        """What rank 0 finds, on all ranks: a question to the file system that one is to ask.
+
+        Collective. A UserError of rank 0 is raised on all.
+        """
+        found: list[T | UserError | None] = [None]
+        if self.rank == 0:
+            try:
+                found = [find()]
+            except UserError as error:
+                found = [error]
+        dist.broadcast_object_list(found, src=0)
+        if isinstance(found[0], UserError):
+            raise found[0]
+        return found[0]  # type: ignore[return-value]
 
 
 def device_kind() -> Literal["cpu", "cuda"]:

@@ -61,8 +61,8 @@ class Run:
     trainee: Trainee
     train: TrainConfig
     checkpoint: CheckpointConfig
-    base: Path
-    """The weights that the run began with: a folder of a checkpoint."""
+    base: Callable[[], Path]
+    """The weights that the run began with: a folder of a checkpoint, verified. Collective."""
     saver: Saver
     metrics: Metrics | None
     fp8: Fp8Config | None
@@ -132,7 +132,7 @@ def begin_stage(run: Run, progress: Progress) -> None:
     models, optimizer = run.trainee.models, run.trainee.optimizer
     with whole_weights(models):
         if start.weights == "base":
-            load_weights(models, run.base)
+            load_weights(models, run.base())
         elif start.weights == "best":
             settle(run)
             start_from = chosen(run.saver.save, feed.stages, feed.stages.index(stage))

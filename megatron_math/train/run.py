@@ -195,10 +195,15 @@ def train_rank(road: Road, order: Order) -> None:
             sweep(order.save_folder)
         device.barrier()
 
-        newest = newest_good(order.save_folder)
-        resumed = newest or _continued(order)
+        # Every byte is read, by one rank: a thousand of them would ask the file system for as much.
+        newest = device.from_first_rank(lambda: newest_good(order.save_folder))
+        resumed = newest or device.from_first_rank(lambda: _continued(order))
+
+        def weights() -> Path:
+            return device.from_first_rank(lambda: open_checkpoint(order.start).folder)
+
         if resumed is None:
-            start = open_checkpoint(order.start).folder
+            start = weights()
             base = None if order.train.lora is None else lambda name: not is_adapter(name)
             load_weights(models, start, part=base)
         overlap = order.parallel.overlap and device.num_copies > 1
@@ -246,13 +251,12 @@ def train_rank(road: Road, order: Order) -> None:
         device_name, peak = device_peak(device, precision)
         if device.rank == 0 and peak is None:
             log.info("no MFU is given: the %s peak of this %s is not known", precision, device_name)
-        launch = [uuid.uuid4().hex[:12]]
-        torch.distributed.broadcast_object_list(launch, src=0)
+        launch = device.from_first_rank(lambda: uuid.uuid4().hex[:12])
         saver = Saver(
             order.save_folder,
             device.rank,
             device.world,
-            launch[0],
+            launch,
             asynchronous=order.checkpoint.asynchronous,
         )
         trainee = Trainee(models, optimizer, feed, device, balance, phases)
@@ -261,7 +265,7 @@ def train_rank(road: Road, order: Order) -> None:
                 trainee=trainee,
                 train=order.train,
                 checkpoint=order.checkpoint,
-                base=open_checkpoint(order.start).folder,
+                base=weights,
                 saver=saver,
                 metrics=metrics,
                 flops_per_token=lambda length, causal: training_flops_per_token(

@@ -1,6 +1,7 @@
 """Kill a training run again and again by a timer; it must end as the unbroken one, byte for byte.
 
-    python tests/soak/training_kills.py [--points 300] [--seed 1] [--work DIR] [--sabotage NAME]
+    python tests/soak/training_kills.py [--points 300] [--seed 1] [--work DIR] [--road DIR]
+    python tests/soak/training_kills.py --controls
 
 A small model on real text, data read ahead, two ranks (data 2, then tensor 2), a checkpoint every
 other step, written while training goes on. Each life is forked from a process that has loaded
@@ -9,7 +10,8 @@ middle of a save. A run gets as many lives as it needs. At its end every tensor 
 checkpoint, every row of the losses and the ledger of samples must be the unbroken run's. Prints the
 kills by layout and by what they hit as JSON; exit code 1 at the first difference.
 
---sabotage: what is left out when a life goes on, the negative controls; each must be noticed.
+--controls: one kill for each part of the state, which the next life then leaves out on purpose; all
+of them must be noticed. --road: a prepared road of the tests, otherwise one is made.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -38,16 +41,18 @@ from test_resume import differing, tensors, without_timing
 
 from megatron_math.base.log import set_up_logging
 from megatron_math.base.road import Road
-from megatron_math.checkpoint import state
+from megatron_math.checkpoint import folders, state
 from megatron_math.device import optimizer_state
 from megatron_math.device.start import free_port
+from megatron_math.train import metrics as metrics_module
 from megatron_math.train import run as train_run
 
 LAYOUTS = {"data 2": ["parallel.data=2"], "tensor 2": ["parallel.tensor=2"]}
 OVERRIDES = [
     "checkpoint.interval=2", "checkpoint.async=true", "train.global_batch_size=4",
-    "train.micro_batch_size=1", "train.validation_interval=15",
+    "train.micro_batch_size=1", "train.validation_interval=15", "precision.dtype=bf16",
 ]  # fmt: skip
+"""In bf16 there are master weights beside the weights."""
 WORLD = 2
 LOADED = [
     importlib.import_module(f"megatron_math.{name}")
@@ -164,32 +169,68 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=20, help="most kills of one run")
     parser.add_argument("--work", type=Path)
-    parser.add_argument("--sabotage", choices=sorted(SABOTAGE))
+    parser.add_argument("--road", type=Path)
+    parser.add_argument("--controls", action="store_true")
+    parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     set_up_logging(quiet=True)
     generator = random.Random(arguments.seed)
-    counts: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        base = prepared(work)
-        for layout, parallel in LAYOUTS.items():
-            most = arguments.points // len(LAYOUTS)
-            unbroken = copy(base, work / f"unbroken {layout}", parallel)
-            assert end(life(unbroken, nothing)) == [0] * WORLD
-            number = done = 0
-            while done < most:
-                number += 1
-                killed = copy(base, work / f"killed {layout} {number}", parallel)
-                fault = SABOTAGE[arguments.sabotage] if arguments.sabotage else nothing
-                kills = train_with_kills(
-                    killed, generator, min(arguments.kills, most - done), fault
-                )
-                compare(unbroken, killed)
-                assert kills, "a run ended before its first kill"
-                done += kills.total()
-                counts.update({f"{layout}, in {hit}": n for hit, n in kills.items()})
-                shutil.rmtree(killed.runs)
-    print(json.dumps({"kills": counts.total(), "differences": 0, **counts}, indent=1))
+        if arguments.prepare:
+            prepared(arguments.prepare)
+            return
+        base = arguments.road or work / "prepared"
+        if not base.exists():  # elsewhere: threads that this process had would be missing in forks
+            subprocess.run([sys.executable, __file__, "--prepare", str(work)], check=True)
+        if arguments.controls:
+            said = controls(base, work, generator)
+        else:
+            said = campaign(base, work, generator, arguments.points, arguments.kills)
+    print(json.dumps(said, indent=1))
+
+
+def campaign(
+    base: Path, work: Path, generator: random.Random, points: int, most_of_a_run: int
+) -> dict[str, int]:
+    """Kills by layout and by what they hit. AssertionError at the first difference."""
+    counts: Counter[str] = Counter()
+    for layout, parallel in LAYOUTS.items():
+        unbroken = run_unbroken(base, work / f"unbroken {layout}", parallel)
+        most, number, done = points // len(LAYOUTS), 0, 0
+        while done < most:
+            number += 1
+            killed = copy(base, work / f"killed {layout} {number}", parallel)
+            kills = train_with_kills(killed, generator, min(most_of_a_run, most - done), nothing)
+            compare(unbroken, killed)
+            assert kills, "a run ended before its first kill"
+            done += kills.total()
+            counts.update({f"{layout}, in {hit}": n for hit, n in kills.items()})
+            shutil.rmtree(killed.runs)
+    return {"kills": counts.total(), "differences": 0, **counts}
+
+
+def controls(base: Path, work: Path, generator: random.Random) -> dict[str, Any]:
+    """What each sabotage was noticed by. AssertionError where one was not."""
+    parallel = LAYOUTS["data 2"]
+    unbroken = run_unbroken(base, work / "unbroken", parallel)
+    noticed = {}
+    for name, fault in SABOTAGE.items():
+        killed = copy(base, work / name, parallel)
+        try:
+            assert train_with_kills(killed, generator, 1, fault).total() == 1
+            compare(unbroken, killed)
+        except AssertionError as error:
+            noticed[name] = str(error)
+        else:
+            raise AssertionError(f"nobody noticed that a life went on without the {name}")
+    return {"controls": len(SABOTAGE), "noticed": len(noticed), "by": noticed}
+
+
+def run_unbroken(base: Path, runs: Path, parallel: list[str]) -> Road:
+    road = copy(base, runs, parallel)
+    assert end(life(road, nothing)) == [0] * WORLD
+    return road
 
 
 def copy(base: Path, runs: Path, parallel: list[str]) -> Road:
@@ -218,12 +259,35 @@ def _one_state_less(kind: str) -> Callable[[], Any]:
     return without(state, "load_optimizer_state", load)
 
 
+def _no_steps(whole: Callable[..., Any], optimizer: Any, *rest: Any) -> None:
+    whole(optimizer, *rest)
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        for entry in part.optimizer.state.values():
+            entry["step"].zero_()
+
+
+def _other_cursor(key: str, change: int) -> Callable[[], Any]:
+    def read(whole: Callable[..., Any], checkpoint: Any, name: str) -> Any:
+        found = whole(checkpoint, name)
+        return found | {key: found[key] + change} if name == "data_state.json" else found
+
+    return without(folders.Checkpoint, "read", read)
+
+
 SABOTAGE: dict[str, Callable[[], Any]] = {
     "weights": without(state, "_fill", lambda whole, *a: None),
     "first moments": _one_state_less("exp_avg"),
     "second moments": _one_state_less("exp_avg_sq"),
     "master weights": _one_state_less("param"),
-}
+    "count of steps": without(state, "load_optimizer_state", _no_steps),
+    "cursor of the data": _other_cursor("iteration", -1),
+    "count of tokens": _other_cursor("consumed_tokens", -1),
+    "end of the log": without(
+        metrics_module, "Metrics",
+        lambda whole, *a, **k: whole(*a, **{**k, "kept_to": k["kept_to"] and 10**6}),
+    ),
+}  # fmt: skip
+"""No random state and no schedule: nothing in a step draws, rates follow from the iteration."""
 
 
 if __name__ == "__main__":

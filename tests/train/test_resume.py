@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ TIMING = (
     "peak_process_bytes", "phases_ms", "between_ms", "data_wait_ms", "time",
 )  # fmt: skip
 LAYOUTS = {"data 2": "parallel.data=2", "tensor 2": "parallel.tensor=2"}
-NUM_KILLS = 5
+NUM_KILLS = 2
 
 
 def start(road: Road) -> subprocess.Popen[bytes]:
@@ -118,11 +119,11 @@ def without_timing(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("layout", ["data 2", pytest.param("tensor 2", marks=pytest.mark.soak)])
-def test_five_kills_change_nothing(layout: str, copy_of) -> None:
+def test_two_kills_of_the_command_change_nothing(layout: str, copy_of) -> None:
     overrides = [LAYOUTS[layout], "checkpoint.interval=5", "checkpoint.async=true"]
     overrides += ["train.validation_interval=15"]
-    # Long enough that five kills fall inside: 80 steps of which every fifth is saved.
-    overrides += ["train.global_batch_size=2", "train.micro_batch_size=1"]
+    # Long enough that the kills fall inside: 42 steps of which every fifth is saved.
+    overrides += ["train.global_batch_size=4", "train.micro_batch_size=1"]
     unbroken = copy_of("unbroken", *overrides)
     process = start(unbroken)
     _, errors = process.communicate(timeout=240)
@@ -144,6 +145,19 @@ def test_five_kills_change_nothing(layout: str, copy_of) -> None:
     causes = [told.cause(number) for number in range(len(told.launches))]
     assert [str(cause)[:6] for cause in causes] == ["killed"] * NUM_KILLS + ["done"]
     assert told.problems == []
+
+
+def test_six_kills_by_timer_in_each_layout(repository: Path, prepared: Path) -> None:
+    """The campaign of `make soak`, which has 300, and a control for every part of the state."""
+    script = repository / "tests" / "soak" / "training_kills.py"
+    command = [sys.executable, str(script), "--road", str(prepared), "--points", "12"]
+    done = subprocess.run(
+        [*command, "--kills", "6"], capture_output=True, text=True, check=False, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout[done.stdout.index("\n{") :])
+    assert (told["kills"], told["differences"]) == (12, 0)
+    assert {name.split(",")[0] for name in told} >= {"data 2", "tensor 2"}
 
 
 def test_a_lost_moment_would_be_seen(copy_of) -> None:
