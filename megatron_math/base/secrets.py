@@ -18,7 +18,7 @@ _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", r
 _LEAST_LENGTH = 8
 """Of a secret: MAX_TOKEN=4096 is none."""
 _IN_URL = re.compile(
-    r"(?P<before>[a-z][a-z0-9+.-]*://)(?P<user>[^\s/?#@\"']+)@"
+    r"(?P<before>(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*://)(?P<user>[^\s/?#@\"']+)@"
     r"|(?P<name>[?&](?:[a-z_-]*key|[a-z_-]*token|password|secret|sig(?:nature)?)=)[^\s&#\"']+",
     re.IGNORECASE,
 )

@@ -6,8 +6,6 @@ Only the last rank, which has the losses, has a Watch. Nothing here may slow or 
 import contextlib
 import logging
 import math
-import os
-import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from megatron_math.base.errors import StoppedOnRequest
+from megatron_math.base.secrets import masked
 from megatron_math.device.start import PASSED_ON, launched_ranks
 from megatron_math.train.exposed import Exposed
 from megatron_math.train.stages import TrainStage
@@ -24,7 +23,6 @@ from megatron_math.watch.launches import Ledger
 from megatron_math.watch.prometheus import Endpoint
 from megatron_math.watch.rules import BadSteps, Spikes, StallTimer
 
-SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|_KEY\b|_KEY$|^KEY", re.IGNORECASE)
 STOPPED = "stopped on request"
 
 
@@ -185,9 +183,5 @@ def cause_of(error: BaseException) -> str:
         return STOPPED
     if isinstance(error, KeyboardInterrupt):
         return stop_cause(signal.SIGINT)
-    line = (str(error).strip().splitlines() or [""])[0]
-    for name, value in os.environ.items():
-        if SECRET_NAME.search(name) and len(value) >= 6:
-            line = line.replace(value, "***")
-    line = re.sub(r"(\w+://)[^\s/@]+@", r"\1***@", line)
+    line = masked((str(error).strip().splitlines() or [""])[0])
     return f"error: {type(error).__name__}: {line}".removesuffix(": ")

@@ -117,9 +117,8 @@ def train_with_kills(
             assert time.monotonic() < limit, "no step was made"
             time.sleep(0.002)
         if kills.total() < most:
-            pause = generator.uniform(0, 0.6)
             into_save = generator.random() < 0.5
-            limit = time.monotonic() + pause
+            limit = time.monotonic() + (30 if into_save else generator.uniform(0, 0.6))
             while alive(ranks) and not (into_save and is_saving(road)):
                 if time.monotonic() > limit:
                     break

@@ -158,6 +158,7 @@ def test_six_kills_by_timer_in_each_layout(repository: Path, prepared: Path) -> 
     told = json.loads(done.stdout[done.stdout.index("\n{") :])
     assert (told["kills"], told["differences"]) == (12, 0)
     assert {name.split(",")[0] for name in told} >= {"data 2", "tensor 2"}
+    assert sum(told[name] for name in told if name.endswith("in a save")) >= 2
 
 
 def test_a_lost_moment_would_be_seen(copy_of) -> None:

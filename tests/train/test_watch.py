@@ -276,7 +276,7 @@ def test_a_signal_while_everything_loads_is_a_stop_and_one_rank_says_so(copy_of)
     assert wait_for(ledger.exists, process)
     time.sleep(0.2)
     process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     assert process.returncode == 75
     found = status_of(road)
     assert (found["state"], found["iteration"]) == ("stopped", None)

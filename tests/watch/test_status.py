@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hand_made_run import event, step, write_hand_made, write_lines
 
+from megatron_math.checkpoint.folders import seal
 from megatron_math.cli import main
 from megatron_math.status.facts import duration, gather
 from megatron_math.status.find import find_runs
@@ -101,9 +102,13 @@ def test_folders_that_are_old_or_half_broken(training: Path) -> None:
     assert (found["state"], found["iteration"], found["iterations"]) == ("unknown", 4, None)
     assert found["effective_share"] is None
     save = training / "checkpoints"
-    for number, mark in ((1, '{"files": {}}'), (2, '{"files": {"gone": {"bytes": 1}}}'), (3, "{")):
-        (save / f"iter_{number:07d}").mkdir(parents=True)
-        (save / f"iter_{number:07d}" / "complete.json").write_text(mark)
+    for number in (1, 2, 3):
+        folder = save / f"iter_{number:07d}"
+        folder.mkdir(parents=True)
+        (folder / "common.pt").write_bytes(b"1")
+        seal(folder, number)
+    (save / "iter_0000002" / "common.pt").unlink()
+    (save / "iter_0000003" / "complete.json").write_text("{")
     write_lines(training / FILE, [event(0, "begin", 1.0)], "torn\n")
     found = status(training)
     assert found["checkpoints"]["newest_good"]["name"] == "iter_0000001"
