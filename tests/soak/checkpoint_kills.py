@@ -9,7 +9,7 @@ iteration 1, or iteration 2 with the bytes of an unbroken save; (2) a writer tha
 written iteration 2, or has said that it could not; (3) the same save without a fault, behind the
 sweep that every launch begins with, gives the bytes of the unbroken one and leaves nothing else.
 Prints the faults by kind and outcome as JSON; exit code 1 at the first difference. --every: only
-every N-th time of a call. --sabotage, the control: the folder has its name from the start.
+every N-th time of a call. --sabotage, the control: a failed save is reported as done.
 """
 
 import argparse
@@ -168,11 +168,12 @@ def main() -> None:
         case.start_over()
         assert write_with(case, None) == (None, {"done": 2})
         unbroken = case.digests(2)
-        if arguments.sabotage:
-            folders.temporary_name = lambda save, iteration, launch: (  # type: ignore[assignment]
-                save / folders.folder_name(iteration)
-            )
         made = times_made(case)
+        if arguments.sabotage:
+            honest = writer.carry_out
+            writer.carry_out = lambda job, memory: (  # type: ignore[assignment]
+                honest(job, memory) and {"done": job["iteration"]}
+            )
         for call in CALLS:
             for fault in FAULTS:
                 for number in range(1, made[call] + 1, arguments.every):

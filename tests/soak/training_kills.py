@@ -119,12 +119,13 @@ def train_with_kills(
         if kills.total() < most:
             into_save = generator.random() < 0.5
             limit = time.monotonic() + (30 if into_save else generator.uniform(0, 0.6))
-            while alive(ranks) and not (into_save and is_saving(road)):
-                if time.monotonic() > limit:
+            hit = "between saves"
+            while alive(ranks) and time.monotonic() < limit:
+                if into_save and is_saving(road):
+                    hit = "a save"
                     break
                 time.sleep(0.0005)
             if alive(ranks):
-                hit = "a save" if is_saving(road) else "between saves"
                 for rank in ranks:
                     os.kill(rank, signal.SIGKILL)
                 end(ranks)

@@ -147,18 +147,18 @@ def test_two_kills_of_the_command_change_nothing(layout: str, copy_of) -> None:
     assert told.problems == []
 
 
-def test_six_kills_by_timer_in_each_layout(repository: Path, prepared: Path) -> None:
+def test_three_kills_by_timer_in_each_layout(repository: Path, prepared: Path) -> None:
     """The campaign of `make soak`, which has 300, and a control for every part of the state."""
     script = repository / "tests" / "soak" / "training_kills.py"
-    command = [sys.executable, str(script), "--road", str(prepared), "--points", "12"]
+    command = [sys.executable, str(script), "--road", str(prepared), "--points", "6"]
     done = subprocess.run(
-        [*command, "--kills", "6"], capture_output=True, text=True, check=False, timeout=280
+        [*command, "--kills", "3"], capture_output=True, text=True, check=False, timeout=280
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout[done.stdout.index("\n{") :])
-    assert (told["kills"], told["differences"]) == (12, 0)
+    assert (told["kills"], told["differences"]) == (6, 0)
     assert {name.split(",")[0] for name in told} >= {"data 2", "tensor 2"}
-    assert sum(told[name] for name in told if name.endswith("in a save")) >= 2
+    assert sum(told[name] for name in told if name.endswith("in a save")) >= 1
 
 
 def test_a_lost_moment_would_be_seen(copy_of) -> None:

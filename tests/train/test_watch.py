@@ -150,7 +150,7 @@ def test_every_cause_is_named_and_lost_steps_are_counted(story: Story) -> None:
     assert (stopped["state"], stopped["iteration"]) == ("stopped", 9)
     assert stopped["why"].startswith("stopped on request (SIGUSR1), ")
     assert (failed["state"], failed["iteration"]) == ("died", 12)
-    assert failed["why"].startswith("error: RuntimeError: planted *** https://***@host/x, ")
+    assert failed["why"].startswith("error: RuntimeError: planted <HF_TOKEN> https://***@host/x, ")
     assert (done["state"], done["iteration"], done["iterations"]) == ("done", 22, 22)
     launches = done["launches"]
     assert [one["cause"].split(":")[0] for one in launches] == [
@@ -250,7 +250,7 @@ def test_the_command_prints_it(story: Story, capsys: pytest.CaptureFixture[str])
     assert "22 of 22 (100.0 %)" in text
     assert "3, 4 steps repeated" in text
     assert "(SIGUSR1)" in text
-    assert "error: RuntimeError: planted ***" in text
+    assert "error: RuntimeError: planted <HF_TOKEN>" in text
     assert main(["status", str(road.runs), str(road.root / "50_train")]) == 0
     assert main(["status", str(road.root / "00_base")]) == 2
     assert "holds no run" in capsys.readouterr().err
