@@ -141,7 +141,7 @@ def start_processes(
         shared.setdefault("OMP_NUM_THREADS", str(threads))
     children: list[subprocess.Popen[bytes]] = []
     sys.stdout.flush()
-    with _passing_signals_to(children):
+    with _passing_signals_to(children) as passed:
         try:
             for rank in range(num_processes):
                 children.append(
@@ -152,7 +152,7 @@ def start_processes(
                         preexec_fn=die_with(os.getpid()),
                     )
                 )
-            return _wait(children, grace_seconds)
+            return _wait(children, grace_seconds, passed)
         finally:
             for child in children:
                 _send(child, signal.SIGKILL)
@@ -202,29 +202,36 @@ def _send(child: subprocess.Popen[bytes], number: int) -> None:
 
 
 @contextlib.contextmanager
-def _passing_signals_to(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """While inside, hand SIGTERM, SIGINT and SIGUSR1 on to the children.
+def _passing_signals_to(children: list[subprocess.Popen[bytes]]) -> Iterator[set[int]]:
+    """While inside, hand SIGTERM, SIGINT and SIGUSR1 on to the children. Yields those passed on.
 
     Python lets only the main thread set handlers; elsewhere the caller's handlers stay.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield set()
         return
+    passed: set[int] = set()
 
     def hand_on(number: int, frame: FrameType | None) -> None:
+        passed.add(number)
         for child in children:
             _send(child, number)
 
     before = {number: signal.signal(number, hand_on) for number in PASSED_ON}
     try:
-        yield
+        yield passed
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _wait(children: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> int:
-    """Poll until all have ended; end the rest after the first failure. Returns the exit code."""
+def _wait(
+    children: Sequence[subprocess.Popen[bytes]], grace_seconds: float, passed: set[int]
+) -> int:
+    """Poll until all have ended; end the rest after the first failure. Returns the exit code.
+
+    passed: signals handed on. A child that died of one was still loading, and has stopped.
+    """
     result = 0
     end_by: float | None = None
     running = dict(enumerate(children))
@@ -236,7 +243,7 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> 
             del running[rank]
             if code == 0 or result not in (0, EXIT_STOPPED):
                 continue
-            code = code if code > 0 else 128 - code
+            code = EXIT_STOPPED if -code in passed else code if code > 0 else 128 - code
             if code == EXIT_STOPPED and result == 0:
                 result, end_by = code, time.monotonic() + 10 * grace_seconds
             elif code != EXIT_STOPPED:

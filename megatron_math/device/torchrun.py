@@ -13,18 +13,18 @@ import contextlib
 import os
 import signal
 import sys
-from types import FrameType
 
 import psutil
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from megatron_math.base.errors import EXIT_BAD_INPUT, EXIT_STOPPED
+from megatron_math.device.signals import obey_at_once
 
 
 def main() -> int:
     """Run torchrun with this process's arguments. Returns 0, 2 or 75; other failures raise."""
-    signal.signal(signal.SIGUSR1, _hand_on)
+    obey_at_once({signal.SIGUSR1}, _hand_on)
     try:
         torchrun()
     except ChildFailedError as error:
@@ -41,12 +41,8 @@ def main() -> int:
     return 0
 
 
-def _hand_on(number: int, frame: FrameType | None) -> None:
-    """The ranks are torchrun's only children. None yet: nothing has begun that could be saved.
-
-    Python calls this only between two of its own instructions, so a torchrun that waits in the
-    rendezvous obeys once the other nodes have come.
-    """
+def _hand_on(number: int) -> None:
+    """The ranks are torchrun's only children. None yet: nothing has begun that could be saved."""
     ranks = psutil.Process().children()
     if not ranks:
         os._exit(EXIT_STOPPED)

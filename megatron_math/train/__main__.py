@@ -3,15 +3,14 @@ or `megatron-math train`. Exit codes as everywhere: 0, 1, 2, 75."""
 
 import argparse
 import os
-import signal
 import sys
-from types import FrameType
 
 from megatron_math.base.errors import EXIT_BAD_INPUT, EXIT_STOPPED, StoppedOnRequest, UserError
 from megatron_math.base.log import log, set_up_logging
 from megatron_math.base.road import Road
-from megatron_math.device.start import PASSED_ON, launched_ranks
+from megatron_math.device.start import launched_ranks
 from megatron_math.train.run import run
+from megatron_math.train.stop import stop_while_loading
 
 
 def main() -> int:
@@ -22,8 +21,7 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     rank = (launched_ranks() or (0, 1, 0))[0]
     set_up_logging(rank=rank)
-    for number in PASSED_ON:
-        signal.signal(number, _stop_before_the_first_step)
+    stop_while_loading()
     try:
         run(Road.load(arguments.yaml, arguments.overrides, arguments.runs))
     except UserError as error:
@@ -33,13 +31,6 @@ def main() -> int:
         log.info("%s", stopped)
         return EXIT_STOPPED
     return 0
-
-
-def _stop_before_the_first_step(number: int, frame: FrameType | None) -> None:
-    """Nothing to save yet; replaced by the loop's own handlers. Without it a signal that comes
-    while imports and weights load (seconds to minutes) kills, and no 75 asks for the requeue."""
-    log.info("stopped by signal %d before the first step", number)
-    os._exit(EXIT_STOPPED)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The training loop: step, log, validate now and then, save now and then, stop when asked."""
 
 import math
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,14 +29,13 @@ from megatron_math.train.stages import (
     stop_iteration,
 )
 from megatron_math.train.step import StepResult, Trainee, train_step, validation_step
+from megatron_math.train.stop import stop_signals
 
 SHADOW_WARNING = 0.005
 """Relative gap of the loss in FP8 to that without it, above which a line is logged."""
 
 _PATIENCE_SECONDS = 0.05
 """Between two questions whether all ranks have written."""
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class CheckpointLostError(RuntimeError):
@@ -78,7 +76,10 @@ class Run:
 def train_loop(run: Run, progress: Progress) -> bool:
     """Train from `progress` to the plan's end. False when stopped on request before it."""
     feed = run.trainee.feed
-    stop, stop_at = _catch_stop_signals(), stop_iteration(run.train, feed.stages)
+    stop, stop_at = (
+        stop_signals(run.trainee.device.barrier),
+        stop_iteration(run.train, feed.stages),
+    )
     ends = {stage.end for stage in feed.stages}
     is_chosen_from = run.checkpoint.keep_best > 0 or any(
         stage.start.weights == "best" for stage in feed.stages
@@ -312,14 +313,6 @@ def _published(run: Run) -> None:
     if (every := run.checkpoint.keep_every) is not None:
         kept.update(range(0, iteration + 1, every))
     saver.remove(retire(saver.save, keep=run.checkpoint.keep, always=frozenset(kept)))
-
-
-def _catch_stop_signals() -> list[int]:
-    """A list that is empty until one of STOP_SIGNALS arrives."""
-    seen: list[int] = []
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda received, _: seen.append(received))
-    return seen
 
 
 def _agreed(signal_number: int, run: Run) -> tuple[int, dict[str, int]]:

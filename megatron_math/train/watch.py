@@ -9,14 +9,14 @@ import math
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from megatron_math.base.errors import StoppedOnRequest
 from megatron_math.base.secrets import masked
-from megatron_math.device.start import PASSED_ON, launched_ranks
+from megatron_math.device.start import launched_ranks
 from megatron_math.train.exposed import Exposed
 from megatron_math.train.stages import TrainStage
+from megatron_math.train.stop import last_words
 from megatron_math.watch.alerts import Alerts
 from megatron_math.watch.config import WatchConfig
 from megatron_math.watch.launches import Ledger
@@ -111,6 +111,11 @@ class Watch:
         kind = "done" if cause == "done" else "stop" if cause.startswith(STOPPED) else "error"
         self._alerts.tell(kind, self._iteration, cause, level=logging.INFO)
 
+    def stopped(self, number: int) -> None:
+        """By a signal, before the first step."""
+        self.end(stop_cause(number))
+        self.close()
+
     def close(self) -> None:
         """Waits until the last event was told, or its limit is over."""
         if self._endpoint is not None:
@@ -132,10 +137,12 @@ def watching(
         return
     watch = Watch(folder, run, config, world=world, last_save=last_save)
     try:
-        with _signals_noted(watch), noting(watch):
+        last_words.append(watch.stopped)
+        with noting(watch):
             yield watch
         watch.end("done")
     finally:
+        last_words.remove(watch.stopped)
         watch.close()
 
 
@@ -148,28 +155,6 @@ def noting(watch: Watch | None) -> Iterator[None]:
         if watch is not None:
             watch.end(cause_of(error))
         raise
-
-
-@contextlib.contextmanager
-def _signals_noted(watch: Watch) -> Iterator[None]:
-    """A signal before the first step ends the process at once, by a handler that knows no ledger.
-
-    The loop's own handlers, which replace these, let the step end.
-    """
-
-    def noted(before: Callable[[int, FrameType | None], Any]) -> Callable[..., None]:
-        def handler(number: int, frame: FrameType | None) -> None:
-            watch.end(stop_cause(number))
-            watch.close()
-            before(number, frame)
-
-        return handler
-
-    for number in PASSED_ON:
-        before = signal.getsignal(number)
-        if callable(before) and before is not signal.default_int_handler:
-            signal.signal(number, noted(before))
-    yield
 
 
 def stop_cause(number: int) -> str:

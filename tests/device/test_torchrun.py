@@ -1,6 +1,7 @@
 """Our torchrun: USR1 reaches the ranks, 75 comes back, other failures stay failures."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from megatron_math.base.errors import EXIT_BAD_INPUT, EXIT_STOPPED
+from megatron_math.device.start import free_port
 
 WAITS = """
     import os, signal, sys, time
@@ -76,15 +78,26 @@ def test_usr1_reaches_every_rank_and_75_and_2_come_back(tmp_path, rank_codes, ex
     assert (tmp_path / "got1").exists()
 
 
-def test_usr1_before_there_are_ranks_stops_torchrun():
-    code = (
-        "import os, signal\n"
-        "from megatron_math.device.torchrun import _hand_on\n"
-        "signal.signal(signal.SIGUSR1, _hand_on)\n"
-        "os.kill(os.getpid(), signal.SIGUSR1)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], timeout=60)
-    assert done.returncode == EXIT_STOPPED
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, as the kernel sees it."""
+    caught = re.search(r"^SigCgt:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert caught is not None
+    return bool(int(caught.group(1), 16) >> (number - 1) & 1)
+
+
+def test_usr1_stops_a_torchrun_that_waits_for_another_node(tmp_path):
+    """It waits inside C++, where Python runs no handler."""
+    command = [sys.executable, "-m", "megatron_math.device.torchrun", "--nnodes=2", "--node-rank=0"]
+    command += ["--rdzv-backend=static", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    launcher = subprocess.Popen([*command, "--nproc-per-node=1", "-m", "no_module"])
+    end = time.monotonic() + 60
+    while not catches(launcher.pid, signal.SIGUSR1):
+        assert time.monotonic() < end, "it never listened"
+        time.sleep(0.05)
+    time.sleep(2)  # it has come to the rendezvous or not: the answer is the same
+    assert launcher.poll() is None
+    launcher.send_signal(signal.SIGUSR1)
+    assert launcher.wait(timeout=10) == EXIT_STOPPED
 
 
 def test_plain_torchrun_dies_of_usr1_and_leaves_its_ranks_alone(tmp_path):

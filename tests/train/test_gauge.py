@@ -23,10 +23,11 @@ from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
 from megatron_math.checkpoint.saver import Saver
 from megatron_math.device.peak import GPU_FILES, peak_flops
+from megatron_math.device.start import PASSED_ON
 from megatron_math.estimate.hardware import GPUS, load_gpu
 from megatron_math.train.feed import Feed
 from megatron_math.train.gauge import Phases, Profile, milliseconds
-from megatron_math.train.loop import STOP_SIGNALS, _agreed
+from megatron_math.train.loop import _agreed
 from megatron_math.train.run import read_order, train_rank
 
 DELAY = 60.0
@@ -79,7 +80,7 @@ def test_phases_take_no_time_twice_and_leave_none_out() -> None:
 
 def train_here(road: Road) -> None:
     """In this process, where faults can be planted, as its only rank."""
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in PASSED_ON}
     try:
         train_rank(road, read_order(road))
     finally:

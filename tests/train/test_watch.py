@@ -24,12 +24,11 @@ from megatron_math.base.errors import StoppedOnRequest
 from megatron_math.base.files import read_json
 from megatron_math.base.road import Road
 from megatron_math.cli import main
-from megatron_math.device.start import free_port
+from megatron_math.device.start import PASSED_ON, free_port
 from megatron_math.status.facts import gather
 from megatron_math.status.find import find_runs
 from megatron_math.status.queue import Queue
 from megatron_math.train.feed import Feed
-from megatron_math.train.loop import STOP_SIGNALS
 from megatron_math.train.run import read_order, train_rank
 from megatron_math.train.watch import cause_of
 
@@ -64,7 +63,7 @@ def in_step(step: int, act: Callable[[], None]) -> Iterator[None]:
 
 
 def train_here(road: Road) -> None:
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in PASSED_ON}
     try:
         train_rank(road, read_order(road))
     finally:

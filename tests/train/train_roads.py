@@ -110,10 +110,10 @@ def metrics(road: Road, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
 @pytest.fixture
 def train():
     """train(road) in this process, which spares a start; True when it came to the end."""
-    from megatron_math.train.loop import STOP_SIGNALS
+    from megatron_math.device.start import PASSED_ON
     from megatron_math.train.run import read_order, train_rank
 
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in PASSED_ON}
 
     def in_this_process(road: Road) -> bool:
         try:
