@@ -164,6 +164,7 @@ def blend(
         ("precision.fp8", "megatron_math.model.fp8_config", "Fp8Config"),
         ("checkpoint", "megatron_math.train.config", "CheckpointConfig"),
         ("watch", "megatron_math.watch.config", "WatchConfig"),
+        ("guards", "megatron_math.train.guard_config", "GuardConfig"),
     )
 )
 def train(

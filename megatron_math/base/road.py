@@ -24,7 +24,7 @@ from megatron_math.base.stage import StageInput, finished_stage
 SECTIONS = (
     "name", "seed", "base", "synthesize", "curate", "index", "blend", "model", "parallel",
     "precision", "train", "checkpoint", "convert", "evaluate", "report", "launch",
-    "watch",
+    "watch", "guards",
 )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ from megatron_math.train.config import (
     PrecisionConfig,
     TrainConfig,
 )
+from megatron_math.train.guard_config import GuardConfig
 from megatron_math.train.stages import stages_of, stop_iteration
 from megatron_math.watch.config import WatchConfig
 from megatron_math.watch.launches import rows_behind
@@ -63,6 +64,7 @@ class Order:
     start: Path
     tokenizer: Path | None
     watch: WatchConfig
+    guards: GuardConfig
 
     @property
     def save_folder(self) -> Path:
@@ -103,6 +105,7 @@ def run(road: Road) -> Stage:
 def read_order(road: Road) -> Order:
     """Validate sections, inputs, plan and tokenizer. No torch."""
     train, watch = road.section("train", TrainConfig), road.section("watch", WatchConfig)
+    guards = road.section("guards", GuardConfig)
     sections = {
         "train": train,
         "parallel": road.section("parallel", ParallelConfig),
@@ -126,7 +129,7 @@ def read_order(road: Road) -> Order:
     if train.lora is not None:
         train.lora.check(model)
     return Order(stage=stage, model=model, plan=plan, start=base.path / "checkpoint",
-                 tokenizer=tokenizer, watch=watch, **sections)  # type: ignore[arg-type]  # fmt: skip
+                 tokenizer=tokenizer, watch=watch, guards=guards, **sections)  # type: ignore[arg-type]  # fmt: skip
 
 
 def train_rank(road: Road, order: Order) -> None:

@@ -1,0 +1,48 @@
+"""The section `guards`: what looks after a run while it trains. Nothing of it changes the result,
+so, like `watch`, it is no part of a run's identity and is kept in no manifest and no checkpoint."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from megatron_math.base.config import Section
+
+
+class GuardConfig(Section):
+    """Heartbeats that name the rank which holds all others up, and the end of the job's time."""
+
+    heartbeat_seconds: Annotated[float | None, Field(gt=0)] = 1.0
+    """Between two signs of life of a rank; null: none, and no rank is named."""
+    frozen_seconds: float = Field(3.0, gt=0)
+    """A rank that gives no sign for so long while others do is named; ten times as long before the
+    first step."""
+    stuck_seconds: float = Field(30.0, gt=0)
+    """When no rank comes on for so long, and for 20 median steps, the one behind is named."""
+    hang_seconds: Annotated[float | None, Field(gt=0)] = 300.0
+    """After so long every rank writes its stacks to a file and the run ends with 1, so that a new
+    start goes on from the last checkpoint; null: a rank is named, and all wait."""
+    straggler_steps: Annotated[int | None, Field(ge=1)] = 20
+    """Steps between two comparisons of how fast the ranks are; null: none."""
+    straggler_share: float = Field(0.2, gt=0)
+    """A rank that makes every step longer by this share is named."""
+    end_time: Annotated[float | None, Field(gt=0)] = None
+    """When the job ends, in unix seconds; left out: what SLURM says."""
+    end_margin_seconds: Annotated[float | None, Field(ge=0)] = 60.0
+    """Left over when the last checkpoint is on disk before the job ends; null: train on into it."""
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    @model_validator(mode="after")
+    def _effective(self) -> "GuardConfig":
+        given = self.model_fields_set
+        for name, needs in (
+            ("frozen_seconds", "heartbeat_seconds"),
+            ("stuck_seconds", "heartbeat_seconds"),
+            ("hang_seconds", "heartbeat_seconds"),
+            ("straggler_share", "straggler_steps"),
+            ("end_time", "end_margin_seconds"),
+        ):
+            if name in given and getattr(self, needs) is None:
+                raise ValueError(f"{name} has no effect without {needs}")
+        return self
