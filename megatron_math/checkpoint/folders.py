@@ -270,6 +270,22 @@ def newest_good(save: Path) -> Checkpoint | None:
     return None
 
 
+def go_back(save: Path, iteration: int) -> Checkpoint | None:
+    """The newest good checkpoint of `iteration` or before; later ones are taken out of `save`.
+
+    They lose their names first, so that a half removed one is never found.
+    """
+    for checkpoint in complete_checkpoints(save):
+        if checkpoint.iteration is not None and checkpoint.iteration > iteration:
+            hidden = temporary_name(save, checkpoint.iteration, "behind")
+            os.replace(checkpoint.folder, hidden)
+            shutil.rmtree(hidden)
+    found = newest_good(save)
+    if found is not None:
+        write_text(save / TRACKER, f"{found.iteration}\n")
+    return found
+
+
 def tracked(save: Path) -> int | None:
     """The iteration of the newest checkpoint as the tracker has it, None for weights only.
 

@@ -19,6 +19,7 @@ import torch
 
 from megatron_math.dataset.plan import Plan
 from megatron_math.dataset.reader import PlanReader, ValidationReader
+from megatron_math.device.digests import digest
 from megatron_math.device.open import pinned
 from megatron_math.model.context import own_tokens
 from megatron_math.train.config import TrainConfig
@@ -43,6 +44,18 @@ class MicroBatch:
     source_B: torch.Tensor
     padding_BP: torch.Tensor | None = None
     """True where a token is padding; read for models with experts, in training only."""
+    digest: int = 0
+    """Of the tensors, as they were read (`batch_digest`)."""
+
+
+def batch_digest(batch: MicroBatch) -> torch.Tensor:
+    """Of all that a micro-batch says, int64, where its tokens are."""
+    values = [getattr(batch, field.name) for field in fields(batch)]
+    place = batch.tokens_BP.device
+    sums = [
+        digest(one).to(place, non_blocking=True) for one in values if isinstance(one, torch.Tensor)
+    ]
+    return torch.stack(sums).sum()
 
 
 class Feed:
@@ -163,6 +176,16 @@ class Feed:
         self.wait_seconds = time.perf_counter() - started
         return [self._on_device(batch) for batch in batches]
 
+    def again(self, iteration: int) -> list[MicroBatch]:
+        """This replica's share of global step `iteration`, read once more."""
+        read = self._read_step if self._thread is None else self._in_thread
+        return [self._on_device(batch) for batch in read(iteration)]
+
+    def _in_thread(self, iteration: int) -> list[MicroBatch]:
+        """The readers are that thread's."""
+        assert self._thread is not None
+        return self._thread.submit(self._read_step, iteration).result()
+
     def _read_step(self, iteration: int) -> list[MicroBatch]:
         number = self._number(iteration)
         reader, rows = self.readers[number], self.stages[number].train.micro_batch_size
@@ -221,7 +244,7 @@ class Feed:
             tokens_BP = own_tokens(torch.from_numpy(array_BS), *self._context)
             return pinned(tokens_BP.contiguous(), self._torch_device)
 
-        return MicroBatch(
+        read = MicroBatch(
             tokens_BP=own(batch.tokens_BS),
             labels_BP=own(batch.labels_BS),
             loss_mask_BP=own(loss_mask_BS),
@@ -230,11 +253,13 @@ class Feed:
             source_B=tensor(source_numbers[batch.source_B].astype(np.int64)),
             padding_BP=None if padding_BS is None else own(padding_BS),
         )
+        return replace(read, digest=int(batch_digest(read)))
 
     def _on_device(self, batch: MicroBatch) -> MicroBatch:
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(self._torch_device, non_blocking=True)
             for field in fields(batch)
-            if field.name != "document_ids_BS" and (value := getattr(batch, field.name)) is not None
+            if field.name != "document_ids_BS"
+            and isinstance(value := getattr(batch, field.name), torch.Tensor)
         }
         return replace(batch, **moved)

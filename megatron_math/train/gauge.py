@@ -1,8 +1,8 @@
 """Where a step's time goes, and a trace of chosen steps.
 
 Phases of a step: data, shadow (a pass without FP8), forward_backward, reduce (gradients, as far as
-the backward pass has not sent them), optimizer; between steps validation and save. What is in none
-of them is other.
+the backward pass has not sent them), optimizer, guards; between steps validation and save. What is
+in none of them is other.
 """
 
 import contextlib

@@ -1,5 +1,6 @@
-"""The section `guards`: what looks after a run while it trains. Nothing of it changes the result,
-so, like `watch`, it is no part of a run's identity and is kept in no manifest and no checkpoint."""
+"""The section `guards`: what looks after a run while it trains. Without faults nothing of it
+changes the result, and steps that are left out are in left_out.jsonl: so, like `watch`, it is no
+part of a run's identity and is kept in no manifest and no checkpoint."""
 
 from typing import Annotated, Any
 
@@ -9,7 +10,8 @@ from megatron_math.base.config import Section
 
 
 class GuardConfig(Section):
-    """Heartbeats that name the rank which holds all others up, and the end of the job's time."""
+    """Heartbeats that name the rank which holds all others up, the end of the job's time, and a
+    judgement of each step before it changes the weights."""
 
     heartbeat_seconds: Annotated[float | None, Field(gt=0)] = 1.0
     """Between two signs of life of a rank; null: none, and no rank is named."""
@@ -29,6 +31,23 @@ class GuardConfig(Section):
     """When the job ends, in unix seconds; left out: what SLURM says."""
     end_margin_seconds: Annotated[float | None, Field(ge=0)] = 60.0
     """Left over when the last checkpoint is on disk before the job ends; null: train on into it."""
+    finite: bool = True
+    """A step whose loss or gradient is NaN or infinite is computed again, and left out if it is so
+    again; false: it goes into the weights."""
+    spike_deviations: float | None = Field(None, gt=0)
+    """So is one whose loss is so many median absolute deviations above the median; null: none."""
+    spike_steps: int = Field(100, ge=10)
+    """Last steps that medians are taken of; a stage begins anew."""
+    replay_deviations: float | None = Field(20.0, gt=0)
+    """A step with a gradient norm so far above is computed again, and taken if it is the same."""
+    digest_steps: int = Field(1, ge=0)
+    """Every so many steps weights, moments and batches are looked through for flipped bits; 0: not.
+    """
+    roll_back_after: int = Field(3, ge=1)
+    """Steps left out in a row, after which the run goes back to a checkpoint before them, and
+    leaves out as many more, those before them."""
+    most_left_out: int = Field(20, ge=0)
+    """Steps that may be left out over the run; one more ends it."""
 
     def identity(self) -> dict[str, Any]:
         return {}

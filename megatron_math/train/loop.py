@@ -10,19 +10,22 @@ from typing import Any
 import torch
 
 from megatron_math.base.log import log
-from megatron_math.checkpoint.folders import retire, temporary_name
+from megatron_math.checkpoint.folders import go_back, retire, temporary_name
 from megatron_math.checkpoint.saver import Extras, Saver
 from megatron_math.checkpoint.state import load_training_state, load_weights
 from megatron_math.device.gauge import peak_memory
+from megatron_math.device.open import Device
 from megatron_math.device.optimizer_state import reset_optimizer_state
 from megatron_math.model.flops import AttentionCount
 from megatron_math.model.fp8_config import Fp8Config
 from megatron_math.train.config import CheckpointConfig, TrainConfig
 from megatron_math.train.gauge import Profile, milliseconds
+from megatron_math.train.guards import GuardStop, RollBack
 from megatron_math.train.metrics import Metrics
 from megatron_math.train.optimizer import whole_weights
 from megatron_math.train.stages import (
     VALIDATION,
+    TrainStage,
     best_iterations,
     chosen,
     kept_for_later,
@@ -76,46 +79,94 @@ class Run:
 def train_loop(run: Run, progress: Progress) -> bool:
     """Train from `progress` to the plan's end. False when stopped on request before it."""
     feed = run.trainee.feed
-    stop, stop_at = (
-        stop_signals(run.trainee.device.barrier),
-        stop_iteration(run.train, feed.stages),
-    )
+    stop = stop_signals(run.trainee.device.barrier)
+    while True:
+        try:
+            with feed.reading_ahead(progress.iteration):
+                _steps(run, progress, stop)
+            break
+        except RollBack as back:
+            roll_back(run, progress, back)
+    run.profile.close(progress.iteration)
+    run.trainee.phases.take()
+    return progress.iteration == feed.num_iterations
+
+
+def _steps(run: Run, progress: Progress, stop: list[int]) -> None:
+    """Steps, validations and checkpoints from `progress` to the end, or until it is to stop."""
+    feed, stop_at = run.trainee.feed, stop_iteration(run.train, run.trainee.feed.stages)
     ends = {stage.end for stage in feed.stages}
     is_chosen_from = run.checkpoint.keep_best > 0 or any(
         stage.start.weights == "best" for stage in feed.stages
     )
-    with feed.reading_ahead(progress.iteration):
-        if progress.iteration == feed.first_iteration:
-            validate(run, progress)
-        while progress.iteration < feed.num_iterations:
-            begin_stage(run, progress)
-            with run.profile.step(progress.iteration):
-                progress.stopped_by = one_iteration(run, progress, stop)
-            at_end = progress.iteration in ends
-            stopping = bool(progress.stopped_by) or progress.iteration == stop_at
-            saving = at_end or stopping or progress.iteration % run.checkpoint.interval == 0
-            loss = None
-            due = at_end or progress.iteration % run.train.validation_interval == 0
-            if due or (saving and is_chosen_from):
-                loss = validate(run, progress)
-            if saving:
-                with run.trainee.phases("save"):
-                    save(run, progress, loss)
-            if progress.iteration == feed.first_iteration + 1 and not run.train.mock_data:
-                run.saver.prepare(run.trainee.models, run.trainee.optimizer)
-            if stopping:
-                break
-        if not run.train.mock_data:
+    if progress.iteration == feed.first_iteration:
+        validate(run, progress)
+    while progress.iteration < feed.num_iterations:
+        begin_stage(run, progress)
+        with run.profile.step(progress.iteration):
+            progress.stopped_by = one_iteration(run, progress, stop)
+        at_end = progress.iteration in ends
+        stopping = bool(progress.stopped_by) or progress.iteration == stop_at
+        saving = at_end or stopping or progress.iteration % run.checkpoint.interval == 0
+        loss = None
+        due = at_end or progress.iteration % run.train.validation_interval == 0
+        if due or (saving and is_chosen_from):
+            loss = validate(run, progress)
+        if saving:
             with run.trainee.phases("save"):
-                is_saved = settle(run)
-            if not is_saved:
-                raise CheckpointLostError(
-                    f"iteration {progress.iteration} could not be saved; what was saved before is "
-                    f"in {run.saver.save}: make room there, and the same command goes on from it"
-                )
-    run.profile.close(progress.iteration)
-    run.trainee.phases.take()
-    return progress.iteration == feed.num_iterations
+                save(run, progress, loss)
+        if progress.iteration == feed.first_iteration + 1 and not run.train.mock_data:
+            run.saver.prepare(run.trainee.models, run.trainee.optimizer)
+        if stopping:
+            break
+    if not run.train.mock_data:
+        with run.trainee.phases("save"):
+            is_saved = settle(run)
+        if not is_saved:
+            raise CheckpointLostError(
+                f"iteration {progress.iteration} could not be saved; what was saved before is "
+                f"in {run.saver.save}: make room there, and the same command goes on from it"
+            )
+
+
+def roll_back(run: Run, progress: Progress, back: RollBack) -> None:
+    """Load the newest good checkpoint of `back.iteration` or before, and leave out its steps.
+
+    Raises GuardStop where there is none: a new launch then begins as this one did, and leaves the
+    same steps out.
+    """
+    trainee, saver = run.trainee, run.saver
+    guards = trainee.guards
+    assert guards is not None
+    device, begin = trainee.device, trainee.feed.stage_at(progress.iteration).first
+    found = None
+    if not run.train.mock_data:
+        settle(run)
+        found = device.from_first_rank(lambda: go_back(saver.save, back.iteration))
+    to = begin if found is None else found.iteration
+    assert to is not None
+    if back.leave_out:
+        guards.leave_out_more(back.leave_out, back.why, to)
+    if found is None:
+        raise GuardStop(
+            f"{back.why}; there is no checkpoint of iteration {back.iteration} to go to"
+        )
+    with whole_weights(trainee.models):
+        load_training_state(trainee.models, trainee.optimizer, found.folder)
+    guards.forget()
+    state = found.read("data_state.json")
+    progress.iteration, progress.consumed_tokens = state["iteration"], state["consumed_tokens"]
+    if run.metrics is not None:
+        run.metrics.cut(progress.iteration)
+    guards.remember(usual_rows(run.metrics, device, guards.num_usual))
+    guards.tell("rolled_back", f"{back.why}; went back to iteration {to}")
+
+
+def usual_rows(metrics: Metrics | None, device: Device, num_rows: int) -> list[dict[str, Any]]:
+    """The newest rows of metrics.jsonl, on all ranks: what `Guards.remember` is to be told."""
+    rows: list[Any] = [None if metrics is None else metrics.newest(num_rows)]
+    torch.distributed.broadcast_object_list(rows, src=device.world - 1)
+    return rows[0]
 
 
 def begin_stage(run: Run, progress: Progress) -> None:
@@ -141,6 +192,8 @@ def begin_stage(run: Run, progress: Progress) -> None:
             load_training_state(models, optimizer, start_from.folder)
         if is_fresh:
             reset_optimizer_state(optimizer)
+    if run.trainee.guards is not None:
+        run.trainee.guards.forget()
 
 
 def one_iteration(run: Run, progress: Progress, stop: list[int]) -> int:
@@ -149,14 +202,7 @@ def one_iteration(run: Run, progress: Progress, stop: list[int]) -> int:
     started = time.perf_counter()
     stage = run.trainee.feed.stage_at(progress.iteration)
     lr = stage.learning_rate(progress.iteration)
-    shadow_interval = run.fp8.shadow_interval if run.fp8 is not None else None
-    result = train_step(
-        run.trainee,
-        progress.iteration,
-        lr=lr,
-        weight_decay=stage.train.weight_decay,
-        with_shadow=shadow_interval is not None and (progress.iteration + 1) % shadow_interval == 0,
-    )
+    result = guarded_step(run, progress.iteration, stage, lr)
     phases = run.trainee.phases.take()  # waits for the device
     seconds = time.perf_counter() - started
     progress.iteration += 1
@@ -165,11 +211,34 @@ def one_iteration(run: Run, progress: Progress, stop: list[int]) -> int:
         "phases_ms": milliseconds(phases, seconds),
         **({"between_ms": milliseconds(between)} if between else {}),
     }
-    if run.metrics is not None:
+    if run.metrics is not None and result is not None:
         progress.consumed_tokens += result.num_tokens
         row = _row(run, progress, result, lr=lr, seconds=seconds, gauged=gauged)
         run.metrics.step(row, global_batch_size=stage.train.global_batch_size)
     return asked_by
+
+
+def guarded_step(run: Run, iteration: int, stage: TrainStage, lr: float) -> StepResult | None:
+    """The step as the guards let it be; None where it is left out, now or since it was before."""
+    guards = run.trainee.guards
+    every = run.fp8.shadow_interval if run.fp8 is not None else None
+
+    def attempt(again: bool) -> StepResult:
+        return train_step(
+            run.trainee,
+            iteration,
+            lr=lr,
+            weight_decay=stage.train.weight_decay,
+            with_shadow=every is not None and (iteration + 1) % every == 0,
+            again=again,
+        )
+
+    if guards is None:
+        return attempt(False)
+    if iteration in guards.left_out.steps:
+        run.trainee.feed.microbatches(iteration)  # what reads ahead goes step by step
+        return None
+    return guards.take(iteration, attempt)
 
 
 def _row(

@@ -6,8 +6,9 @@ A resumed run first cuts everything behind its checkpoint away, so each iteratio
 
 import json
 import time
+from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import atomic_open
@@ -31,10 +32,7 @@ class Metrics:
     ) -> None:
         self.folder, self._num_iterations, self._watch = folder, num_iterations, watch
         self._log_interval = config.log_interval
-        for file in ("metrics.jsonl", "validation.jsonl"):
-            cut_behind(folder / file, kept_to)
-        self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-        self._validation = open(folder / "validation.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        self._metrics, self._validation = _open_rows(folder, kept_to)
         self._log = open(folder / "log.txt", "a", encoding="utf-8")  # noqa: SIM115
         self._board = _open_tensorboard(folder, kept_to) if config.tensorboard else None
         self._wandb = _open_wandb(folder, config, name) if config.wandb else None
@@ -81,6 +79,17 @@ class Metrics:
         self.say(
             f" validation loss at iteration {iteration} | lm loss value: {mean:.6E} | {each} |"
         )
+
+    def cut(self, iteration: int) -> None:
+        """Take away what is behind `iteration`: the run goes on from there."""
+        self._metrics.close()
+        self._validation.close()
+        self._metrics, self._validation = _open_rows(self.folder, iteration)
+
+    def newest(self, num_rows: int) -> list[dict[str, Any]]:
+        """The last rows of metrics.jsonl, oldest first."""
+        with open(self.folder / "metrics.jsonl", encoding="utf-8") as file:
+            return [json.loads(line) for line in deque(file, maxlen=num_rows)]
 
     def phases(self, seconds: dict[str, float]) -> None:
         """Where the time of this launch went."""
@@ -139,6 +148,14 @@ def log_line(row: dict[str, Any], num_iterations: int, global_batch_size: int) -
     line += f" consumed tokens: {row['consumed_tokens']} | time left (s): {left:.0f} |"
     line += f" data wait (ms): {row['data_wait_ms']:.1f} |"
     return line
+
+
+def _open_rows(folder: Path, kept_to: int) -> tuple[IO[str], IO[str]]:
+    files = []
+    for name in ("metrics.jsonl", "validation.jsonl"):
+        cut_behind(folder / name, kept_to)
+        files.append(open(folder / name, "a", encoding="utf-8"))  # noqa: SIM115
+    return files[0], files[1]
 
 
 def cut_behind(path: Path, iteration: int) -> None:

@@ -144,7 +144,9 @@ def train_rank(road: Road, order: Order) -> None:
     from megatron_math.model.lora import is_adapter
     from megatron_math.train.feed import Feed
     from megatron_math.train.gauge import Phases, Profile
-    from megatron_math.train.loop import Progress, Run, train_loop
+    from megatron_math.train.guards import Guards
+    from megatron_math.train.left_out import LeftOut, read_left_out
+    from megatron_math.train.loop import Progress, Run, train_loop, usual_rows
     from megatron_math.train.metrics import Metrics
     from megatron_math.train.optimizer import build_optimizer, wrap_for_training
     from megatron_math.train.step import Trainee
@@ -209,6 +211,7 @@ def train_rank(road: Road, order: Order) -> None:
             start = weights()
             base = None if order.train.lora is None else lambda name: not is_adapter(name)
             load_weights(models, start, part=base)
+        left_out = device.from_first_rank(lambda: read_left_out(order.stage.folder))
         overlap = order.parallel.overlap and device.num_copies > 1
         fp8 = order.precision.fp8
         models = wrap_for_training(
@@ -262,7 +265,20 @@ def train_rank(road: Road, order: Order) -> None:
             launch,
             asynchronous=order.checkpoint.asynchronous,
         )
-        trainee = Trainee(models, optimizer, feed, device, balance, phases)
+        guards = Guards(
+            order.guards,
+            device,
+            models,
+            optimizer,
+            feed,
+            LeftOut(order.stage.folder, left_out, writes=device.rank == 0),
+            overlap=overlap,
+            replays=fp8 is None,
+            tell=watch.tell if watch is not None else lambda event, message: None,
+            phases=phases,
+        )
+        guards.remember(usual_rows(metrics, device, guards.num_usual))
+        trainee = Trainee(models, optimizer, feed, device, balance, phases, guards)
         finished = train_loop(
             Run(
                 trainee=trainee,

@@ -17,6 +17,7 @@ from megatron_math.model.experts import Balance
 from megatron_math.model.fp8 import begin_step, without_fp8
 from megatron_math.train.feed import Feed, MicroBatch
 from megatron_math.train.gauge import Phases
+from megatron_math.train.guards import Guards
 from megatron_math.train.loss import next_token_loss
 from megatron_math.train.optimizer import whole_weights
 
@@ -32,6 +33,7 @@ class Trainee:
     balance: Balance | None = None
     """Of a model with experts."""
     phases: Phases = field(default_factory=Phases)
+    guards: Guards | None = None
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,21 @@ class StepResult:
 
 
 def train_step(
-    trainee: Trainee, iteration: int, *, lr: float, weight_decay: float, with_shadow: bool = False
+    trainee: Trainee,
+    iteration: int,
+    *,
+    lr: float,
+    weight_decay: float,
+    with_shadow: bool = False,
+    again: bool = False,
 ) -> StepResult:
-    """Run global step `iteration` (from 0) at rate `lr` and change the weights."""
+    """Run global step `iteration` (from 0) at rate `lr` and change the weights.
+
+    again: of a step that the guards refused (`StepRefused`, raised here before weights change).
+    """
+    feed, guards = trainee.feed, trainee.guards
     with trainee.phases("data"):
-        microbatches = trainee.feed.microbatches(iteration)
+        microbatches = feed.again(iteration) if again else feed.microbatches(iteration)
     shadow = None
     if with_shadow:
         with trainee.phases("shadow"):
@@ -74,14 +86,20 @@ def train_step(
         group["lr"] = lr * group.get("lr_mult", 1.0)
         group["weight_decay"] = weight_decay * group.get("wd_mult", 1.0)
     loss_scale = float(trainee.optimizer.get_loss_scale())  # before it changes
+    result = _result(trainee, report_2K, 0.0)
+    if guards is not None:
+        guards.measured(result.loss, microbatches)
     with trainee.phases("optimizer"):
         is_done, grad_norm, _ = trainee.optimizer.step()
-    result = _result(trainee, report_2K, float(grad_norm or 0.0))
+    if guards is not None:
+        with trainee.phases("guards"):
+            guards.stepped()
     if trainee.balance is not None:
         num_layers = trainee.models[0].config.num_layers
         result = replace(result, balance_loss=trainee.balance.mean(num_layers))
     return replace(
         result,
+        grad_norm=float(grad_norm or 0.0),
         loss_scale=loss_scale,
         is_skipped=not is_done,
         shadow_loss=shadow.loss if shadow is not None else None,

@@ -40,12 +40,38 @@ class BadSteps:
         )
 
 
+class Usual:
+    """What the last `steps` values of something were like."""
+
+    def __init__(self, steps: int) -> None:
+        self._values: deque[float] = deque(maxlen=steps)
+
+    def clear(self) -> None:
+        self._values.clear()
+
+    def add(self, value: float) -> None:
+        self._values.append(value)
+
+    def away(self, value: float) -> tuple[float, str] | None:
+        """Median absolute deviations above the median, and words for it; None with few values."""
+        if len(self._values) < LEAST_STEPS:
+            return None
+        middle = len(self._values) // 2
+        median = sorted(self._values)[middle]
+        deviation = sorted([abs(one - median) for one in self._values])[middle]
+        away = (value - median) / max(deviation, LEAST_DEVIATION * abs(median))
+        return away, (
+            f"{value:.4f} is {away:.1f} median absolute deviations above {median:.4f}, "
+            f"the median of the last {len(self._values)} steps"
+        )
+
+
 class Spikes:
     """A loss that is `deviations` median absolute deviations above the median of `steps` losses."""
 
     def __init__(self, deviations: float, steps: int) -> None:
         self._deviations = deviations
-        self._losses: deque[float] = deque(maxlen=steps)
+        self._usual = Usual(steps)
         self._stage: str | None = None
         self._is_high = False
 
@@ -56,20 +82,14 @@ class Spikes:
             return None
         if row.get("stage") != self._stage:
             self._stage, self._is_high = row.get("stage"), False
-            self._losses.clear()
+            self._usual.clear()
         told = None
-        if len(self._losses) >= LEAST_STEPS:
-            middle = len(self._losses) // 2
-            median = sorted(self._losses)[middle]
-            deviation = sorted([abs(one - median) for one in self._losses])[middle]
-            away = (loss - median) / max(deviation, LEAST_DEVIATION * abs(median))
+        if (found := self._usual.away(loss)) is not None:
+            away, words = found
             if away > self._deviations and not self._is_high:
-                told = (
-                    f"loss {loss:.4f} is {away:.1f} median absolute deviations above {median:.4f}, "
-                    f"the median of the last {len(self._losses)} steps"
-                )
+                told = f"loss {words}"
             self._is_high = away > self._deviations
-        self._losses.append(loss)
+        self._usual.add(loss)
         return told
 
 

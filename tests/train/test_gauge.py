@@ -153,7 +153,7 @@ def undelayed_rows(planted: Road) -> list[dict]:
 
 def test_a_delay_is_seen_in_its_phase_and_nowhere_else(planted: Road) -> None:
     rows = metrics(planted)
-    phases = {"data", "forward_backward", "reduce", "optimizer", "other"}
+    phases = {"data", "forward_backward", "reduce", "optimizer", "guards", "other"}
 
     undelayed = {row["iteration"] for row in undelayed_rows(planted)}
 

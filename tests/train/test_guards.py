@@ -1,0 +1,412 @@
+"""Guards: flipped bits, NaN, spikes, bad batches. What was mended equals what was never broken."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from train_roads import metrics
+
+from megatron_math.base.road import Road
+from megatron_math.checkpoint.folders import complete_checkpoints
+from megatron_math.device.digests import digest
+from megatron_math.train.feed import Feed
+from megatron_math.train.guards import Guards, GuardStop, _minority
+from megatron_math.train.left_out import LeftOut, read_left_out
+from megatron_math.train.watch import Watch
+
+BASE = ("checkpoint.interval=4", "train.validation_samples=0", "guards.spike_steps=10")
+
+
+@pytest.fixture
+def told() -> Iterator[list[tuple[str, str]]]:
+    """(event, message) of all that a run in this process tells."""
+    found: list[tuple[str, str]] = []
+
+    def tell(self: Watch, event: str, message: str) -> None:
+        found.append((event, message))
+
+    with mock.patch.object(Watch, "tell", tell):
+        yield found
+
+
+@pytest.fixture
+def plant() -> Iterator[Callable[[Any, str, Any], None]]:
+    with ExitStack() as stack:
+        yield lambda where, name, what: stack.enter_context(mock.patch.object(where, name, what))
+
+
+def end_of(road: Road) -> dict[str, str]:
+    """Digests of the files of the newest checkpoint, which hold all tensors of the run."""
+    newest = complete_checkpoints(road.folder("50_train") / "checkpoints")[-1].folder
+    files = json.loads((newest / "complete.json").read_text())["files"]
+    return {
+        name: entry["blake3_64mib"] for name, entry in files.items() if name.endswith(".distcp")
+    }
+
+
+def losses(road: Road) -> list[tuple[int, float]]:
+    return [(row["iteration"], row["lm loss"]) for row in metrics(road)]
+
+
+def flip(tensor: torch.Tensor, byte: int, bit: int) -> None:
+    tensor.view(-1).view(torch.uint8)[byte] ^= 1 << bit
+
+
+def before_step(plant, chosen: int, act: Callable[[Guards], None], times: int = 1) -> None:
+    """`act` on the guards of this process before step `chosen`, counted from 0."""
+    real, left = Guards.take, [times]
+
+    def take(self: Guards, step: int, attempt: Any) -> Any:
+        if step == chosen and left[0]:
+            left[0] -= 1
+            act(self)
+        return real(self, step, attempt)
+
+    plant(Guards, "take", take)
+
+
+def named(guards: Guards, start: str) -> torch.Tensor:
+    return next(one.tensor for one in guards._tensors if one.name.startswith(start))
+
+
+def in_batch(plant, chosen: int, act: Callable[[Any], Any], *, again: bool) -> None:
+    """`act` changes the first micro-batch of a step; `again`: also when it is read once more."""
+
+    def changing(real: Any) -> Any:
+        def changed(self: Feed, number: int) -> Any:
+            batches = real(self, number)
+            return [act(batches[0]), *batches[1:]] if number == chosen else batches
+
+        return changed
+
+    plant(Feed, "microbatches", changing(Feed.microbatches))
+    if again:
+        plant(Feed, "again", changing(Feed.again))
+
+
+@pytest.fixture(scope="module")
+def unbroken(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The end of a run without any guard."""
+    import shutil
+
+    from megatron_math.train.run import read_order, train_rank
+
+    runs = tmp_path_factory.mktemp("unbroken") / "runs"
+    shutil.copytree(prepared / "runs", runs, symlinks=True)
+    off = ("guards.finite=false", "guards.digest_steps=0", "guards.replay_deviations=null")
+    road = Road.load(prepared / "road.yaml", [*BASE, *off], runs)
+    train_rank(road, read_order(road))
+    return {"files": end_of(road), "losses": losses(road)}
+
+
+def is_unbroken(road: Road, unbroken: dict[str, Any]) -> bool:
+    return end_of(road) == unbroken["files"] and losses(road) == unbroken["losses"]
+
+
+def test_without_faults_they_change_nothing_and_say_nothing(copy_of, train, told, unbroken) -> None:
+    road = copy_of("sound", *BASE, "guards.spike_deviations=30")
+    assert train(road)
+    assert is_unbroken(road, unbroken)
+    assert [event for event, _ in told] == []
+    assert not (road.folder("50_train") / "left_out.jsonl").exists()
+    assert all("guards" in row["phases_ms"] for row in metrics(road))
+
+
+@pytest.mark.parametrize("what", ["weights", "exp_avg of", "exp_avg_sq of"])
+def test_a_flipped_bit_at_rest_is_found_and_undone(
+    copy_of, train, told, unbroken, plant, what
+) -> None:
+    road = copy_of("flipped", *BASE)
+    before_step(plant, 6, lambda guards: flip(named(guards, what), 4 * 77 + 1, 3))
+    assert train(road)
+    assert [event for event, _ in told] == ["rolled_back"]
+    assert "step 7: weights, master weights or moments changed" in told[0][1]
+    assert "rank(s) [0]; went back to iteration 4" in told[0][1]
+    assert is_unbroken(road, unbroken)
+
+
+def test_without_digests_the_flip_stays(copy_of, train, told, unbroken, plant) -> None:
+    """The control: what the test above flips does matter."""
+    road = copy_of("unseen", *BASE, "guards.digest_steps=0")
+
+    def act(guards: Guards) -> None:
+        from megatron_math.device.digests import state_tensors
+
+        guards._tensors = state_tensors(guards._models, guards._optimizer)
+        flip(named(guards, "exp_avg of"), 4 * 77 + 1, 3)
+
+    before_step(plant, 6, act)
+    assert train(road)
+    assert told == []
+    assert not is_unbroken(road, unbroken)
+
+
+def test_memory_that_keeps_failing_ends_the_run(copy_of, train, told, plant) -> None:
+    road = copy_of("broken", *BASE)
+    before_step(plant, 6, lambda guards: flip(named(guards, "weights"), 80, 0), times=9)
+    with pytest.raises(GuardStop, match=r"step 7: .*rank\(s\) \[0\], .*take the machine of rank 0"):
+        train(road)
+    assert [event for event, _ in told] == ["rolled_back", "rolled_back"]
+
+
+@pytest.mark.parametrize("name", ["tokens_BP", "labels_BP", "document_ids_BS"])
+def test_a_batch_that_changed_is_read_again(copy_of, train, told, unbroken, plant, name) -> None:
+    road = copy_of("batch", *BASE)
+
+    def act(batch: Any) -> Any:
+        flip(getattr(batch, name), 8, 0)
+        return batch
+
+    in_batch(plant, 5, act, again=False)
+    assert train(road)
+    assert [event for event, _ in told] == ["transient"]
+    assert "step 6: the batch changed after it was read, on rank(s) [0]" in told[0][1]
+    assert is_unbroken(road, unbroken)
+
+
+def test_a_batch_that_changes_each_time_ends_the_run(copy_of, train, plant) -> None:
+    road = copy_of("misread", *BASE)
+
+    def act(batch: Any) -> Any:
+        batch.tokens_BP[0, 0] ^= 1
+        return batch
+
+    in_batch(plant, 5, act, again=True)
+    with pytest.raises(GuardStop, match="and again: step 6: the batch changed"):
+        train(road)
+
+
+def spoil_output(plant, chosen: int, times: int) -> None:
+    """One value that a module of layer 2 gives in step `chosen` is NaN, `times` times."""
+    left, handles = [times], []
+
+    def hook(module: Any, inputs: Any, output: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            values = output[0].clone()
+            values[0, 0, 0] = float("nan")
+            return (values, *output[1:])
+        return output
+
+    def act(guards: Guards) -> None:
+        module = guards._models[0].module.get_submodule("decoder.layers.2.mlp.linear_fc1")
+        handles.append(module.register_forward_hook(hook, prepend=True))
+
+    def after(guards: Guards) -> None:
+        handles.pop().remove()
+
+    before_step(plant, chosen, act)
+    before_step(plant, chosen + 1, after)
+
+
+def test_nan_once_is_computed_again(copy_of, train, told, unbroken, plant) -> None:
+    road = copy_of("once", *BASE)
+    spoil_output(plant, 5, times=1)
+    assert train(road)
+    assert [event for event, _ in told] == ["transient"]
+    assert "step 6: loss nan" in told[0][1]
+    assert is_unbroken(road, unbroken)
+
+
+def test_nan_that_stays_is_named_and_its_step_left_out(copy_of, train, told, plant) -> None:
+    road = copy_of("stays", *BASE)
+    spoil_output(plant, 5, times=99)
+    assert train(road)
+    assert [event for event, _ in told] == ["left_out"]
+    assert "first in rank 0: output of decoder.layers.2.mlp.linear_fc1" in told[0][1]
+    (record,) = read_left_out(road.folder("50_train"))
+    assert record["steps"] == [5]
+    assert record["samples"] == [["train", 40, 47]]
+    assert [iteration for iteration, _ in losses(road)] == [*range(1, 6), *range(7, 23)]
+    assert all(torch.isfinite(torch.tensor(loss)) for _, loss in losses(road))
+
+
+def test_nan_goes_into_the_weights_without(copy_of, train, told, plant) -> None:
+    road = copy_of("without", *BASE, "guards.finite=false", "train.stop_after=12")
+    spoil_output(plant, 5, times=99)
+    assert not train(road)
+    assert [loss == loss for _, loss in losses(road)] == [True] * 5 + [False] * 7
+
+
+def garbage(steps: range) -> Callable[..., Any]:
+    """Micro-batches whose labels are one rare token in `steps`: the data itself is bad."""
+    real = Feed._read_step
+
+    def read(self: Feed, number: int) -> Any:
+        batches = real(self, number)
+        if number in steps:
+            from dataclasses import replace
+
+            from megatron_math.train.feed import batch_digest
+
+            batches = [replace(b, labels_BP=torch.full_like(b.labels_BP, 499)) for b in batches]
+            batches = [replace(b, digest=int(batch_digest(b))) for b in batches]
+        return batches
+
+    return read
+
+
+SPIKES = ("guards.spike_deviations=8", "guards.roll_back_after=2", "guards.replay_deviations=null")
+
+
+def test_bad_batches_are_left_out_and_the_run_goes_back(copy_of, train, told, plant) -> None:
+    plant(Feed, "_read_step", garbage(range(15, 18)))
+    road = copy_of("spike", *BASE, *SPIKES)
+    assert train(road)
+    events = [event for event, _ in told]
+    assert events == ["left_out", "left_out", "rolled_back", "left_out"]
+    assert "went back to iteration 12" in told[2][1]
+    records = read_left_out(road.folder("50_train"))
+    assert [record["steps"] for record in records] == [[15], [16], [13, 14, 15, 16], [17]]
+    assert [record["rolled_back_to"] for record in records] == [None, None, 12, None]
+    taken = [iteration for iteration, _ in losses(road)]
+    assert taken == [n for n in range(1, 23) if n - 1 not in {13, 14, 15, 16, 17}]
+    # A run that is given the list takes the same steps at once, and needs no guard to see them.
+    again = copy_of("again", *BASE)
+    folder = again.folder("50_train")
+    folder.mkdir(parents=True)
+    (folder / "left_out.jsonl").write_bytes(
+        (road.folder("50_train") / "left_out.jsonl").read_bytes()
+    )
+    told.clear()
+    assert train(again)
+    assert told == []
+    assert losses(again) == losses(road)
+    assert end_of(again) == end_of(road)
+
+
+def test_too_many_left_out_end_the_run(copy_of, train, plant) -> None:
+    plant(Feed, "_read_step", garbage(range(15, 22)))
+    road = copy_of("many", *BASE, *SPIKES, "guards.most_left_out=3")
+    with pytest.raises(GuardStop, match=r"guards.most_left_out = 3 steps were left out"):
+        train(road)
+
+
+def test_a_resumed_run_judges_like_an_unbroken_one(copy_of, train, told, plant) -> None:
+    plant(Feed, "_read_step", garbage(range(15, 16)))
+    road = copy_of("whole", *BASE, *SPIKES)
+    assert train(road)
+    parts = copy_of("parts", *BASE, *SPIKES, "train.stop_after=14")
+    assert not train(parts)
+    parts = Road.load(parts.yaml_path, parts.overrides[:-1], parts.runs)
+    assert train(parts)
+    assert [event for event, _ in told if event != "stop"] == ["left_out"] * 2
+    assert end_of(parts) == end_of(road)
+
+
+SEVERAL = """
+import json
+import torch
+from pathlib import Path
+from megatron_math.train.guards import Guards
+from megatron_math.train.watch import Watch
+from megatron_math.device.optimizer_state import weights_of
+real, left = Guards.measured, [1]
+def measured(self, *found):  # with overlap, what was not fetched yet is made good by the fetching
+    if self._step == 6 and self._device.rank == {rank} and left[0]:
+        left[0] = 0
+        if {what!r} == "weight":
+            weight = next(iter(self._models[0].module.parameters()))
+            weight.data.view(-1).view(torch.uint8)[5] ^= 1
+        else:
+            tensor = next(t.tensor for t in self._tensors if t.name.startswith({what!r}))
+            tensor.view(-1).view(torch.uint8)[5] ^= 1
+    return real(self, *found)
+def tell(self, event, message):
+    with open({told!r}, "a") as file:
+        file.write(json.dumps([event, message]) + "\\n")
+patch(Guards, "measured", measured)
+patch(Watch, "tell", tell)
+"""
+LAYOUTS = {
+    "replicas": ("weight", "parallel.data=2", "parallel.overlap=false"),
+    "replicas, overlap": ("weight", "parallel.data=2"),
+    "tensor": ("exp_avg of", "parallel.tensor=2"),
+    "pipeline": ("weight", "parallel.pipeline=2"),
+}
+
+
+@pytest.mark.timeout(400)
+def test_two_processes_judge_alike(copy_of, tmp_path) -> None:
+    """The rank is named, both go back together, and the end is that of the run without faults."""
+    cases, jobs = [], []
+    for layout, (planted, *overrides) in LAYOUTS.items():
+        for what in (None, planted):
+            road = copy_of(f"{layout} {what}", *BASE, *overrides, "train.stop_after=10")
+            told = tmp_path / f"{layout} {what}.told"
+            source = SEVERAL.format(rank=1, what=what or "", told=str(told))
+            if what is None:
+                source = source.replace("_step == 6", "_step < 0")
+            jobs.append([str(road.yaml_path), list(road.overrides), str(road.runs), source])
+            cases.append((layout, what, road, told))
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    from megatron_math.device.start import start_processes
+
+    script = Path(__file__).with_name("train_several.py")
+    assert start_processes([sys.executable, str(script), str(tmp_path / "jobs.json")], 2) == 0
+    ends: dict[str, Any] = {}
+    for layout, what, road, path in cases:
+        events = (
+            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        )
+        events = [event for event in events if event[0] not in ("done",)]
+        if what is None:
+            assert events == []
+            ends[layout] = (end_of(road), losses(road))
+            continue
+        ((event, message),) = events
+        assert event == "rolled_back"
+        both = layout == "replicas, overlap" and what == "weight"  # two replicas: no majority
+        assert f"rank(s) {[0, 1] if both else [1]}" in message, (layout, what)
+        assert (end_of(road), losses(road)) == ends[layout], (layout, what)
+
+
+def test_digests_see_every_bit() -> None:
+    generator = torch.Generator().manual_seed(1)
+    for dtype, count in ((torch.float32, 33), (torch.bfloat16, 101), (torch.int64, 7)):
+        tensor = torch.randn(count, generator=generator).to(dtype)
+        for view in (tensor, tensor[3:]):
+            whole = int(digest(view))
+            for byte in range(view.numel() * view.element_size()):
+                for bit in range(8):
+                    flip(view, byte, bit)
+                    assert int(digest(view)) != whole
+                    flip(view, byte, bit)
+            assert int(digest(view)) == whole
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "odd"),
+    [
+        ([5, 5, 5, 5], [0, 0, 0, 0], []),
+        ([5, 5, 6, 5], [0, 0, 0, 0], [2]),
+        ([5, 7, 5, 7], [0, 1, 0, 1], []),
+        ([5, 7, 6, 7], [0, 1, 0, 1], [0, 2]),
+        ([5, 6, 7, 5, 5, 5], [0, 0, 0, 3, 3, 3], [0, 1, 2]),
+    ],
+)
+def test_the_minority_is_named(values: list[int], groups: list[int], odd: list[int]) -> None:
+    import numpy as np
+
+    assert _minority(np.array(values), np.array(groups)) == odd
+
+
+def test_a_line_cut_short_was_never_acted_upon(tmp_path: Path) -> None:
+    left_out = LeftOut(tmp_path, [], writes=True)
+    left_out.add([3], [("main", 24, 31)], "why")
+    left_out.add([4], [("main", 32, 39)], "why")
+    assert left_out.refused_up_to(5) == [3, 4]
+    assert left_out.refused_up_to(4) == [3]
+    assert left_out.refused_up_to(6) == []
+    path = tmp_path / "left_out.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert [record["steps"] for record in read_left_out(tmp_path)] == [[3]]
+    LeftOut(tmp_path, read_left_out(tmp_path), writes=True).add([9], [("main", 0, 7)], "x", 2)
+    assert [record["steps"] for record in read_left_out(tmp_path)] == [[3], [9]]
+    assert LeftOut(tmp_path, read_left_out(tmp_path), writes=False).refused_up_to(10) == []
