@@ -11,6 +11,7 @@ none, and a flip that is put back before the judgement is not found either.
 
 import argparse
 import json
+import logging
 import random
 import sys
 import tempfile
@@ -28,6 +29,7 @@ import contextlib
 
 from train_roads import ROAD, save_hf_llama, write_general
 
+from megatron_math.base.log import log
 from megatron_math.base.road import Road
 from megatron_math.pipeline import run_road
 from megatron_math.train.guards import Guards, StepRefused
@@ -54,8 +56,11 @@ def at_rest(guards: Guards, number: int, chance: random.Random) -> Counter[tuple
         if isinstance(values := getattr(batch, field.name), torch.Tensor)
     ]
     resting = [(one.name.split(" of ")[0], one.tensor) for one in guards._tensors]
+    log.setLevel(logging.CRITICAL)  # each find is said
+    sizes = [tensor.numel() * tensor.element_size() for _, tensor in resting]
     for trial in range(number):
-        name, tensor = chance.choice(batches if trial % 5 == 0 else resting)
+        many = chance.choices(resting, sizes)[0]  # any byte is as likely as any other
+        name, tensor = chance.choice(batches) if trial % 5 == 0 else many
         byte, bit = chance.randrange(tensor.numel() * tensor.element_size()), chance.randrange(8)
         flip(tensor, byte, bit)
         is_found = bool(guards._examined()[0])
