@@ -80,6 +80,20 @@ def order(
 
 
 @app.command()
+def samples(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run that trained")],
+    as_json: AsJson = False,
+) -> None:
+    """Did each step take the samples that the plan has for it? Exit code 1 when one did not."""
+    from megatron_math.inspect.samples import inspect_samples, render_samples
+
+    facts = inspect_samples(run)
+    show(facts, render_samples, as_json)
+    if facts["faults"]:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
 def checkpoint(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="one checkpoint, or a folder of them")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from megatron_math.dataset.digest import samples_digest
 from megatron_math.dataset.plan import Plan
 from megatron_math.dataset.reader import PlanReader, ValidationReader
 from megatron_math.device.digests import digest
@@ -46,6 +47,8 @@ class MicroBatch:
     """True where a token is padding; read for models with experts, in training only."""
     digest: int = 0
     """Of the tensors, as they were read (`batch_digest`)."""
+    samples: int = 0
+    """Which samples these are (`dataset/digest.py`); of training only."""
 
 
 def batch_digest(batch: MicroBatch) -> torch.Tensor:
@@ -253,7 +256,10 @@ class Feed:
             source_B=tensor(source_numbers[batch.source_B].astype(np.int64)),
             padding_BP=None if padding_BS is None else own(padding_BS),
         )
-        return replace(read, digest=int(batch_digest(read)))
+        samples = 0
+        if not isinstance(reader, ValidationReader):
+            samples = samples_digest(indices, batch, indices < end)
+        return replace(read, digest=int(batch_digest(read)), samples=samples)
 
     def _on_device(self, batch: MicroBatch) -> MicroBatch:
         moved: dict[str, Any] = {

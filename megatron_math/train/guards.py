@@ -96,6 +96,8 @@ class Guards:
         self._models, self._optimizer = models, optimizer
         self._overlap, self._replays, self.tell = overlap, replays, tell
         self._loss: float | None = None
+        self.samples: int | None = None
+        """Which samples the step was of, over all ranks (`dataset/digest.py`)."""
         self._batches: Sequence[MicroBatch] = ()
         self._step = 0
         self._tensors: list[Named] = []
@@ -107,7 +109,14 @@ class Guards:
         self._losses, self._norms = Usual(config.spike_steps), Usual(config.spike_steps)
         self._spoilt: collections.Counter[int] = collections.Counter()
         # The lowest rank with the same weights, and with the same experts, for each rank.
-        experts = _parallel_state().get_expert_data_parallel_group()
+        state = _parallel_state()
+        experts = state.get_expert_data_parallel_group()
+        # One rank speaks for the samples of its replica.
+        self._counts_samples = (
+            device.is_first_stage
+            and device.context_rank == 0
+            and state.get_tensor_model_parallel_rank() == 0
+        )
         own = [min(dist.get_process_group_ranks(g)) for g in (device.data_group, experts)]
         self._replicas_W2 = self._gathered(own)
         norm = optimizer.get_grad_norm  # core's step asks for it, with all gradients ready
@@ -176,9 +185,12 @@ class Guards:
     def measured(self, loss: float | None, batches: Sequence[MicroBatch]) -> None:
         """What the forward and backward passes of the step gave."""
         self._loss, self._batches = loss, batches
+        self.samples = None
 
     def stepped(self) -> None:
-        """The optimizer has changed the state."""
+        """The optimizer has changed the state, or has found that a gradient overflowed in fp16."""
+        if self.samples is None:  # nobody asked for the gradient norm
+            self._gather([0, 0, 0], 0.0)
         self._at_rest = None
         if self._is_due(self._step + 1):
             self._rest()
@@ -206,16 +218,24 @@ class Guards:
             self._norms.clear()
 
     def _judge(self, grad_norm: float) -> None:
-        loss = math.nan if self._loss is None else self._loss
-        values = np.array([loss, grad_norm], np.float64).view(np.int64).tolist()
-        found_W5 = self._gathered([*self._examined(), *values])
-        loss, grad_norm = found_W5[-1, 3:].view(np.float64).tolist()
-        verdict = self._fault(found_W5) or self._strange(loss, grad_norm)
+        found_W6 = self._gather(self._examined(), grad_norm)
+        loss, grad_norm = found_W6[-1, 3:5].view(np.float64).tolist()
+        verdict = self._fault(found_W6) or self._strange(loss, grad_norm)
         if verdict is not None:
             self._first_values = (loss, grad_norm)
             raise StepRefused(verdict)
         self._losses.add(loss)
         self._norms.add(grad_norm)
+
+    def _gather(self, examined: list[int], grad_norm: float) -> np.ndarray:
+        """A row of each rank: what it examined, loss and gradient norm as bits, its samples."""
+        loss = math.nan if self._loss is None else self._loss
+        values = np.array([loss, grad_norm], np.float64).view(np.int64).tolist()
+        own = sum(batch.samples for batch in self._batches) if self._counts_samples else 0
+        own_bits = int(np.array(own % 2**64, np.uint64).view(np.int64))
+        found_W6 = self._gathered([*examined, *values, own_bits])
+        self.samples = sum(found_W6[:, 5].tolist()) % 2**64
+        return found_W6
 
     def _examined(self) -> list[int]:
         """Flags, and the digests of dense weights and of experts."""
@@ -233,17 +253,17 @@ class Guards:
             log.error("rank %d: changed since the last step: %s", self._device.rank, names)
         return [found[0] * _STATE + found[1] * _BATCH, *found[2:]]
 
-    def _fault(self, found_W5: np.ndarray) -> Verdict | None:
+    def _fault(self, found_W6: np.ndarray) -> Verdict | None:
         step = self._step + 1
-        if spoilt := np.flatnonzero(found_W5[:, 0] & _STATE).tolist():
+        if spoilt := np.flatnonzero(found_W6[:, 0] & _STATE).tolist():
             what = "weights, master weights or moments changed where they lay"
             return Verdict("state", f"step {step}: {what}, on rank(s) {spoilt}", tuple(spoilt))
         for column, what in enumerate(("weights", "experts")):
-            odd = _minority(found_W5[:, 1 + column], self._replicas_W2[:, column])
+            odd = _minority(found_W6[:, 1 + column], self._replicas_W2[:, column])
             if odd:
                 text = f"step {step}: {what} of rank(s) {odd} are not those of their replicas"
                 return Verdict("state", text, tuple(odd))
-        if misread := np.flatnonzero(found_W5[:, 0] & _BATCH).tolist():
+        if misread := np.flatnonzero(found_W6[:, 0] & _BATCH).tolist():
             text = f"step {step}: the batch changed after it was read, on rank(s) {misread}"
             return Verdict("batch", text, tuple(misread))
         return None

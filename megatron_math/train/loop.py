@@ -258,6 +258,7 @@ def _row(
     flops, flops_full = (
         rate * run.flops_per_token(sequence_length, causal) for causal in ("half", "full")
     )
+    samples = run.trainee.guards.samples if run.trainee.guards is not None else None
     mfu = {} if run.peak is None else {"mfu": flops / run.peak[1], "mfu_peak": run.peak[0]}
     return {
         "iteration": progress.iteration,
@@ -268,6 +269,7 @@ def _row(
         **{f"loss/{source}": loss for source, loss in result.source_losses.items()},
         **({} if result.balance_loss is None else {"load_balancing_loss": result.balance_loss}),
         "grad-norm": result.grad_norm,
+        **({} if samples is None else {"samples": f"{samples:016x}"}),
         "learning-rate": lr,
         **({"loss-scale": result.loss_scale} if result.loss_scale != 1.0 else {}),
         **({"skipped": True} if result.is_skipped else {}),

@@ -6,6 +6,7 @@ from train_roads import metrics
 
 from megatron_math.base.errors import StoppedOnRequest
 from megatron_math.base.road import Road
+from megatron_math.inspect.samples import inspect_samples
 from megatron_math.train.run import run
 
 LEGS = [
@@ -29,3 +30,5 @@ def test_every_leg_goes_on_where_the_other_layout_stopped(one_process: Road, cop
                 run(leg)
             assert len(metrics(leg)) == stop_after
     assert largest_difference(one_process, road) < TOLERANCE
+    told = inspect_samples(road.folder("50_train").parent)  # over 4, 4, 4, 2 and 1 processes
+    assert (told["iterations"], told["samples"], told["faults"]) == (22, 170, [])
