@@ -60,8 +60,8 @@ def measure(road: Road, pairs: int, steps: int) -> dict[str, list[float]]:
         else:
             self._step, self.samples = step, 0
             with (
-                mock.patch.object(Guards, "_judge", lambda self, norm: None),
-                mock.patch.object(Guards, "stepped", lambda self: None),
+                mock.patch.object(Guards, "_judge", return_value=None),
+                mock.patch.object(Guards, "stepped", return_value=None),
             ):
                 result = attempt(False)
             self.forget()
