@@ -5,7 +5,9 @@ import importlib
 import json
 import shlex
 import sys
-from contextlib import nullcontext
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -74,7 +76,23 @@ def _run_one(verb: str, yaml: Path, overrides: list[str] | None, runs: Path, dry
     if dry_run:
         _print_rows(announce_road(road, verb, verb))
     else:
-        run_stage(road, door)
+        with _memory_advice(road):
+            run_stage(road, door)
+
+
+@contextmanager
+def _memory_advice(road: Road) -> Iterator[None]:
+    """Says what would have saved memory, when training inside ended because there was no more."""
+    begun = time.time()
+    try:
+        yield
+    except SystemExit:
+        from megatron_math.estimate.relief import advice_after
+
+        for folder in ("50_train", "50_train_mock"):
+            if (advice := advice_after(road, road.folder(folder), begun)) is not None:
+                sys.stderr.write(f"megatron-math: {advice}\n")
+        raise
 
 
 def _print_rows(rows: list[tuple[str, str]]) -> None:
@@ -315,7 +333,8 @@ def run(
     if dry_run:
         _print_rows(announce_road(road, first, last))
     else:
-        run_road(road, first, last)
+        with _memory_advice(road):
+            run_road(road, first, last)
 
 
 @app.command()
@@ -339,9 +358,17 @@ def estimate(
         float | None, typer.Option(min=0.001, help="GB/s written in all; default: 2 a node")
     ] = None,
     search: Annotated[bool, typer.Option("--search", help="rank the layouts that fit")] = False,
+    save_memory: Annotated[
+        bool, typer.Option("--save-memory", help="what would lower a rank's memory, and how much")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Memory per rank, tokens/s, days, energy and checkpoint of a training run; needs no GPU."""
+    if save_memory:
+        from megatron_math.estimate.relief import advice
+
+        typer.echo(advice(Road.load(yaml, overrides or []), gpus))
+        return
     from megatron_math.estimate.verb import answer
 
     answer(

@@ -48,3 +48,13 @@ def peak_memory() -> Mapping[str, int]:
         "allocated": torch.cuda.max_memory_allocated(),
         "reserved": torch.cuda.max_memory_reserved(),
     }
+
+
+def is_memory_full(error: BaseException) -> bool:
+    """Whether an allocation failed: of a GPU, of torch's CPU allocator, or of Python itself."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory: you tried to allocate" in text
+    )

@@ -165,6 +165,7 @@ def _launches(progress: Progress, *, is_over: bool) -> list[dict[str, Any]]:
             else launch.first_step_at - launch.begin,
             "back_after_seconds": _back_after(progress, number),
             "last_sign": progress.last_signs[number],
+            "notes": launch.notes,
             "cause": progress.cause(number) or (killed_when(launch) if is_over else None),
         }
         for number, launch in enumerate(progress.launches)

@@ -12,6 +12,7 @@ from megatron_math.status.facts import duration
 
 COLOURS = {"running": "green", "done": "green", "stopped": "yellow", "died": "red",
            "stalled": "red"}  # fmt: skip
+NOTES_SHOWN = 5
 SPENT = {
     "steps": "steps that count",
     "repeated": "steps repeated after restarts",
@@ -57,6 +58,11 @@ def _run(facts: dict[str, Any]) -> Group:
             for one in facts["launches"]
             if (one["cause"] or "").startswith("error")
         ]
+        parts += [
+            Text(f"{time.strftime('%m-%d %H:%M:%S', time.localtime(note['time']))} "
+                 f"{note['what']}: {note['message']}", style="yellow")
+            for note in facts["launches"][-1]["notes"][-NOTES_SHOWN:]
+        ]  # fmt: skip
     parts += [Text(f"could not be read: {one}", style="red") for one in facts["problems"][:10]]
     return Group(*parts)
 

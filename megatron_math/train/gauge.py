@@ -29,6 +29,8 @@ class Phases:
         self._borders = [(OTHER, self._clock.mark())]
         self.totals: dict[str, float] = {}
         """Seconds by phase over all that was taken; without `other`."""
+        self.num_borders = 0
+        """Phases begun or ended so far; for any thread."""
         self.recorder: Recorder | None = None
         """Gets the names of the phases while it records."""
 
@@ -36,12 +38,14 @@ class Phases:
     def __call__(self, name: str) -> Iterator[None]:
         """Inside, time belongs to phase `name`."""
         self._inside.append(name)
+        self.num_borders += 1
         self._borders.append((name, self._clock.mark()))
         try:
             with self.recorder.range(name) if self.recorder else contextlib.nullcontext():
                 yield
         finally:
             self._inside.pop()
+            self.num_borders += 1
             self._borders.append((self._inside[-1], self._clock.mark()))
 
     @property

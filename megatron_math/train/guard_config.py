@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from megatron_math.base.config import Section
 
+OUT_OF_MEMORY_FILE = "out_of_memory.json"
+"""In the run folder, written by a rank whose memory was full."""
+
 
 class GuardConfig(Section):
     """Heartbeats that name the rank which holds all others up, the end of the job's time, and a

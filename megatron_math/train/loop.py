@@ -21,6 +21,7 @@ from megatron_math.model.fp8_config import Fp8Config
 from megatron_math.train.config import CheckpointConfig, TrainConfig
 from megatron_math.train.gauge import Profile, milliseconds
 from megatron_math.train.guards import GuardStop, RollBack
+from megatron_math.train.lookout import Lookout
 from megatron_math.train.metrics import Metrics
 from megatron_math.train.optimizer import whole_weights
 from megatron_math.train.stages import (
@@ -72,6 +73,7 @@ class Run:
     peak: tuple[str, float] | None
     """Precision, and dense FLOP/s of one device in it, where that is known."""
     profile: Profile
+    lookout: Lookout
     extras: Extras
     """What every checkpoint has beside the state: model.json, the tokenizer."""
 
@@ -206,7 +208,8 @@ def one_iteration(run: Run, progress: Progress, stop: list[int]) -> int:
     phases = run.trainee.phases.take()  # waits for the device
     seconds = time.perf_counter() - started
     progress.iteration += 1
-    asked_by, memory = _agreed(max(stop, default=0), run)
+    run.lookout.stepped(progress.iteration, phases, seconds)
+    asked_by, memory = _agreed(max(*stop, run.lookout.stop_number, 0), run)
     gauged = memory | {
         "phases_ms": milliseconds(phases, seconds),
         **({"between_ms": milliseconds(between)} if between else {}),
@@ -323,6 +326,7 @@ def save(run: Run, progress: Progress, validation_loss: float | None) -> None:
     if run.saver.pending is not None:
         log.info("iteration %d is still being written: waiting for it", run.saver.pending)
     settle(run)
+    run.lookout.saving()
     device, trainee = run.trainee.device, run.trainee
     # Tokens are counted where the losses are: on the last rank.
     counted = torch.tensor(

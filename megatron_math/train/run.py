@@ -11,6 +11,7 @@ import math
 import sys
 import uuid
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,19 +144,23 @@ def train_rank(road: Road, order: Order) -> None:
     from megatron_math.model.build import build_model, check_grid
     from megatron_math.model.lora import is_adapter
     from megatron_math.train.feed import Feed
+    from megatron_math.train.full_memory import running_out_told
     from megatron_math.train.gauge import Phases, Profile
     from megatron_math.train.guards import Guards
     from megatron_math.train.left_out import LeftOut, read_left_out
+    from megatron_math.train.lookout import Lookout
     from megatron_math.train.loop import Progress, Run, train_loop, usual_rows
     from megatron_math.train.metrics import Metrics
     from megatron_math.train.optimizer import build_optimizer, wrap_for_training
     from megatron_math.train.step import Trainee
-    from megatron_math.train.watch import noting, stop_cause, watching
+    from megatron_math.train.watch import Deputy, noting, stop_cause, watching
 
     with (
         watching(order.stage.folder, road.name, order.watch, order.last_save) as watch,
         open_device(order.parallel.grid, road.seed) as device,
         noting(watch),
+        Lookout(order.guards, device) as lookout,
+        running_out_told(order.stage.folder, device, lambda: lookout.num_steps),
     ):
         phases = Phases(clock_of(device))
         profile = Profile(order.train.profile, order.stage.folder / "profile", device, phases)
@@ -279,6 +284,14 @@ def train_rank(road: Road, order: Order) -> None:
         )
         guards.remember(usual_rows(metrics, device, guards.num_usual))
         trainee = Trainee(models, optimizer, feed, device, balance, phases, guards)
+        lookout.begin(
+            progress.iteration,
+            phases,
+            saver,
+            order.stage.folder,
+            overlap,
+            cache(lambda: watch or Deputy(order.stage.folder, road.name, order.watch)),
+        )
         finished = train_loop(
             Run(
                 trainee=trainee,
@@ -293,6 +306,7 @@ def train_rank(road: Road, order: Order) -> None:
                 fp8=fp8,
                 peak=None if peak is None else (precision, peak),
                 profile=profile,
+                lookout=lookout,
                 extras=_extras(order),
             ),
             progress,

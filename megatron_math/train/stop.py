@@ -19,6 +19,9 @@ from megatron_math.device.start import PASSED_ON
 SECONDS_TO_MEET = 10.0
 """What a rank that has a signal still gives the others to come, before it takes them for gone."""
 
+TIME_IS_UP = 1000
+"""In place of a signal, where none came: the job ends before another step could be saved."""
+
 last_words: list[Callable[[int], None]] = []
 """Called with the signal, before a process ends that has taken no step."""
 _meeting, _met = threading.Event(), threading.Event()

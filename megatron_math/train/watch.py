@@ -16,7 +16,7 @@ from megatron_math.base.secrets import masked
 from megatron_math.device.start import launched_ranks
 from megatron_math.train.exposed import Exposed
 from megatron_math.train.stages import TrainStage
-from megatron_math.train.stop import last_words
+from megatron_math.train.stop import TIME_IS_UP, last_words
 from megatron_math.watch.alerts import Alerts
 from megatron_math.watch.config import WatchConfig
 from megatron_math.watch.launches import Ledger
@@ -100,6 +100,11 @@ class Watch:
         """An event of this run: to the log and to the user's command."""
         self._alerts.tell(event, self._iteration, message)
 
+    def note(self, event: str, message: str) -> None:
+        """An event that `status` is to know of, too."""
+        self.tell(event, message)
+        self._ledger.noted(event, self._iteration, message)
+
     def end(self, cause: str) -> None:
         """How this launch ends; only the first call counts."""
         if self._has_ended:
@@ -124,6 +129,25 @@ class Watch:
 
     def _stalled(self, seconds: float, where: str) -> None:
         self.tell("stall", f"no step ended for {seconds:.0f} s; the last rank is in {where}")
+
+
+class Deputy:
+    """Speaks for a Watch whose process is frozen, from rank 0."""
+
+    def __init__(self, folder: Path, run: str, config: WatchConfig) -> None:
+        self._ledger = Ledger(folder, world=0, joins=True)
+        self._alerts = Alerts(run, config.alert_command, config.alert_limit_seconds)
+
+    def note(self, event: str, message: str) -> None:
+        self._alerts.tell(event, None, message)
+        self._ledger.noted(event, None, message)
+
+    def end(self, cause: str) -> None:
+        self._ledger.end(cause, None)
+        self._alerts.tell("error", None, cause)
+
+    def close(self) -> None:
+        self._alerts.close()
 
 
 @contextlib.contextmanager
@@ -158,7 +182,9 @@ def noting(watch: Watch | None) -> Iterator[None]:
 
 
 def stop_cause(number: int) -> str:
-    """number: of the signal; 0 where `train.stop_after` asked."""
+    """number: of the signal, or TIME_IS_UP; 0 where `train.stop_after` asked."""
+    if number == TIME_IS_UP:
+        return f"{STOPPED} (the job's time ends)"
     return f"{STOPPED} ({signal.Signals(number).name if number else 'train.stop_after'})"
 
 

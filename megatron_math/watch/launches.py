@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ LONGEST_CAUSE = 300
 class Ledger:
     """Of one launch, open from its begin on. A full disk costs lines here, never the training."""
 
-    def __init__(self, folder: Path, *, world: int) -> None:
+    def __init__(self, folder: Path, *, world: int, joins: bool = False) -> None:
+        """joins: writes into the last launch, whose own writer cannot."""
         self._path = folder / FILE
         self._has_ended = False
         try:
@@ -32,7 +33,9 @@ class Ledger:
         except OSError as error:
             log.warning("%s cannot be written (%s); `status` will know less", self._path, error)
         events, _ = read_events(self._path)
-        self.number = sum(event["event"] == "begin" for event in events)
+        self.number = sum(event["event"] == "begin" for event in events) - joins
+        if joins:
+            return
         self._write(
             "begin",
             world=world,
@@ -60,6 +63,10 @@ class Ledger:
     def stepped(self, iteration: int, seconds: float) -> None:
         """The first step of this launch ended; it took so long."""
         self._write("step", iteration=iteration, seconds=round(seconds, 6))
+
+    def noted(self, event: str, iteration: int | None, message: str) -> None:
+        """Something of which `status` is to know: a rank that is frozen, stuck or slow."""
+        self._write("noted", what=event, iteration=iteration, message=message[:LONGEST_CAUSE])
 
     def end(self, cause: str, iteration: int | None) -> None:
         """Only the first call counts: what comes after a cause is its consequence."""
@@ -98,6 +105,15 @@ def process_name() -> str:
     pid = os.getpid()
     _, started = _state(pid) or ("", "")
     return "/".join([*_here(), str(pid), started])
+
+
+def state_of(process: str | None) -> str | None:
+    """The state of the process of a ledger, one letter as in `ps`; None where it is not known."""
+    *place, pid, started = ["", "", *(process or "").split("/")]
+    if not pid.isdigit() or tuple(place) != ("", "", *_here()):
+        return None
+    state = _state(int(pid))
+    return None if state is None or state[1] != started else state[0]
 
 
 def is_gone(process: str | None) -> bool | None:
@@ -151,6 +167,8 @@ class Launch:
     first_step_seconds: float = 0.0
     ended_at: float | None = None
     cause: str | None = None
+    notes: list[Mapping[str, Any]] = field(default_factory=list)
+    """Ranks that were frozen, stuck or slow: `time`, `what`, `iteration`, `message` each."""
 
     @property
     def repeats(self) -> int:
@@ -190,6 +208,8 @@ def _add(launch: Launch, kind: str, at: float, event: Mapping[str, Any]) -> None
         launch.stages = event.get("stages") or ()
     elif kind == "step":
         launch.first_step_at, launch.first_step_seconds = at, event.get("seconds", 0.0)
+    elif kind == "noted":
+        launch.notes.append({k: event.get(k) for k in ("time", "what", "iteration", "message")})
     elif kind == "end":
         launch.ended_at, launch.cause = at, str(event.get("cause"))
 
