@@ -24,7 +24,7 @@ from megatron_math.base.log import log
 from megatron_math.checkpoint.folders import temporary_name
 from megatron_math.checkpoint.pieces import Piece, rank_state
 from megatron_math.checkpoint.state import model_state
-from megatron_math.checkpoint.writer import as_bytes, carry_out
+from megatron_math.checkpoint.writer import ForkedWriter, as_bytes, carry_out
 from megatron_math.device.optimizer_state import (
     common_optimizer_state,
     owned_ranges,
@@ -36,6 +36,9 @@ _ALIGNMENT = 64
 """Bytes. Of every tensor in the shared memory: a cache line, and more than any type asks for."""
 _SPARE_BYTES = 1 << 20
 """For the job's own words, which `prepare` does not know yet."""
+
+at_hand: list[ForkedWriter] = []
+"""A writer that was forked from this process at its begin, for its first saver."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,12 @@ class Saver:
     published: int | None = None
     """The newest iteration that was published; known to rank 0."""
     _memory: "_Memory" = field(default_factory=lambda: _Memory())
-    _writer: "subprocess.Popen[str] | None" = None
+    _writer: "subprocess.Popen[str] | ForkedWriter | None" = None
+
+    def __post_init__(self) -> None:
+        if self.asynchronous and at_hand:
+            self._writer = at_hand.pop()
+            self._memory = _Memory(self._writer.memory)
 
     def start(
         self, models: Sequence[Any], optimizer: Any, iteration: int, extras: Extras | None
@@ -197,8 +205,8 @@ class Saver:
 class _Memory:
     """Memory that the writer sees too, and that is gone with the last process that knows it."""
 
-    def __init__(self) -> None:
-        self.file = os.memfd_create("checkpoint", os.MFD_CLOEXEC)
+    def __init__(self, file: int | None = None) -> None:
+        self.file = os.memfd_create("checkpoint", os.MFD_CLOEXEC) if file is None else file
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def grow(self, num_bytes: int) -> None:

@@ -29,7 +29,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -43,8 +43,10 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from megatron_math.base.errors import EXIT_DONE, EXIT_FAILED
 from megatron_math.base.files import read_json, write_json
 from megatron_math.checkpoint.folders import publish, seen
+from megatron_math.device.standby import Fork
 from megatron_math.device.start import die_with
 
 PARTS = ".parts"
@@ -139,11 +141,16 @@ def main() -> None:
     """Carry out orders until standard input ends."""
     file, rank_process = map(int, sys.argv[1:])
     die_with(rank_process)()
+    serve(file, sys.stdin, sys.stdout)
+
+
+def serve(file: int, orders: TextIO, reports: TextIO) -> None:
+    """Carry out orders until there are no more."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # sent to the whole job; the rank decides
     torch.set_num_threads(1)  # the others are the rank's
     memory: mmap.mmap | None = None
-    for line in sys.stdin:
+    for line in orders:
         order = json.loads(line)
         for folder in order.get("remove", ()):
             shutil.rmtree(folder, ignore_errors=True)
@@ -153,8 +160,39 @@ def main() -> None:
             memory = mmap.mmap(file, 0)
         begin, num_bytes = order["write"]
         job = json.loads(memory[begin : begin + num_bytes])
-        sys.stdout.write(json.dumps(carry_out(job, memoryview(memory))) + "\n")
-        sys.stdout.flush()
+        reports.write(json.dumps(carry_out(job, memoryview(memory))) + "\n")
+        reports.flush()
+
+
+class ForkedWriter(Fork):
+    """A writer forked from its rank, which spares it the loading of torch (2 s of a core).
+
+    To be made before that rank computes anything or starts a thread.
+    """
+
+    def __init__(self) -> None:
+        self.memory = os.memfd_create("checkpoint", os.MFD_CLOEXEC)
+        orders, stdin = os.pipe()
+        stdout, reports = os.pipe()
+        bind = die_with(os.getpid())
+        pid = os.fork()
+        if pid == 0:
+            code = EXIT_FAILED
+            try:
+                bind()
+                Path("/proc/self/comm").write_text("writer")
+                os.close(stdin)
+                os.close(stdout)
+                serve(self.memory, os.fdopen(orders), os.fdopen(reports, "w"))
+                code = EXIT_DONE
+            except BaseException:  # noqa: BLE001 - a fork must not come back from here
+                sys.excepthook(*sys.exc_info())
+            finally:
+                os._exit(code)
+        os.close(orders)
+        os.close(reports)
+        super().__init__(pid)
+        self.stdin, self.stdout = os.fdopen(stdin, "w"), os.fdopen(stdout)
 
 
 def carry_out(job: Mapping[str, Any], memory: memoryview) -> dict[str, Any]:

@@ -141,12 +141,19 @@ _openings = itertools.count()
 def _store(rank: int, world: int, timeout: datetime.timedelta) -> dist.Store | None:
     """Where the ranks meet. None under torchrun: its agent holds a store already, and env:// knows.
 
+    After a restart by torchrun that store may still hold what the ranks before told each other, so
+    each attempt has a part of its own.
+
     Elsewhere each opening in a process takes the next port: a fast rank must not meet the store
     that a slow rank is still closing.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return None
     address, port = rendezvous()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        if attempt == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return None
+        store = dist.TCPStore(address, port, world, is_master=False, timeout=timeout)
+        return dist.PrefixStore(f"restart {attempt}", store)
     port += next(_openings)
     return meeting_store(address, port, rank=rank, world=world, timeout=timeout)
 

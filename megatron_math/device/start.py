@@ -1,6 +1,7 @@
 """Start and find processes: N local ones, or the ranks that torchrun or srun gave us. Torch-free.
 
-Reads the launchers' environment variables; writes nothing.
+Reads the launchers' environment variables; writes nothing. Ranks that are forked, and started again
+when one dies, are in `standby.py`.
 """
 
 import contextlib
@@ -16,8 +17,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
+from typing import Protocol
 
 from megatron_math.base.errors import EXIT_STOPPED, UserError
 from megatron_math.base.log import log
@@ -126,6 +128,27 @@ def start_processes(
     Returns 0, or the exit code of the first process that failed by itself (128 + n for signal n),
     or 75 when all that ended otherwise had stopped on request. `env` replaces the environment.
     """
+    shared = rank_environment(num_processes, env)
+    children: list[Process] = []
+    sys.stdout.flush()
+    with passing_signals_to(children) as passed:
+        try:
+            for rank in range(num_processes):
+                children.append(
+                    subprocess.Popen(
+                        list(argv),
+                        env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                        process_group=0,
+                        preexec_fn=die_with(os.getpid()),
+                    )
+                )
+            return wait_for_all(children, grace_seconds, passed)
+        finally:
+            kill_all(children)
+
+
+def rank_environment(num_processes: int, env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What the environments of all local ranks have in common; every call has another port."""
     assert num_processes >= 1, num_processes
     shared = dict(os.environ if env is None else env)
     shared.update(
@@ -139,24 +162,30 @@ def start_processes(
     if not os.path.exists("/dev/nvidiactl"):
         threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
         shared.setdefault("OMP_NUM_THREADS", str(threads))
-    children: list[subprocess.Popen[bytes]] = []
-    sys.stdout.flush()
-    with _passing_signals_to(children) as passed:
-        try:
-            for rank in range(num_processes):
-                children.append(
-                    subprocess.Popen(
-                        list(argv),
-                        env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                        process_group=0,
-                        preexec_fn=die_with(os.getpid()),
-                    )
-                )
-            return _wait(children, grace_seconds, passed)
-        finally:
-            for child in children:
-                _send(child, signal.SIGKILL)
-                child.wait()
+    return shared
+
+
+class Process(Protocol):
+    """What of subprocess.Popen is needed of a local rank."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """The exit code, -n for signal n; None while it runs."""
+
+    def wait(self) -> int:
+        """The same, once it has ended."""
+
+    def send_signal(self, number: int) -> None:
+        """To the process alone."""
+
+
+def kill_all(children: Sequence[Process]) -> None:
+    """SIGKILL to all and to what they started; returns when they are gone."""
+    for child in children:
+        _send(child, signal.SIGKILL)
+    for child in children:
+        child.wait()
 
 
 def die_with(parent: int):
@@ -192,7 +221,7 @@ def bind_forks() -> None:
     os.register_at_fork(before=before, after_in_child=in_child)
 
 
-def _send(child: subprocess.Popen[bytes], number: int) -> None:
+def _send(child: Process, number: int) -> None:
     """Send a signal to a child that runs; SIGKILL goes to its whole group."""
     if number == signal.SIGKILL:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -202,7 +231,7 @@ def _send(child: subprocess.Popen[bytes], number: int) -> None:
 
 
 @contextlib.contextmanager
-def _passing_signals_to(children: list[subprocess.Popen[bytes]]) -> Iterator[set[int]]:
+def passing_signals_to(children: list[Process]) -> Iterator[set[int]]:
     """While inside, hand SIGTERM, SIGINT and SIGUSR1 on to the children. Yields those passed on.
 
     Python lets only the main thread set handlers; elsewhere the caller's handlers stay.
@@ -225,12 +254,16 @@ def _passing_signals_to(children: list[subprocess.Popen[bytes]]) -> Iterator[set
             signal.signal(number, handler)
 
 
-def _wait(
-    children: Sequence[subprocess.Popen[bytes]], grace_seconds: float, passed: set[int]
+def wait_for_all(
+    children: Sequence[Process],
+    grace_seconds: float,
+    passed: set[int],
+    ended_by: Callable[[], int] = lambda: signal.SIGTERM,
 ) -> int:
     """Poll until all have ended; end the rest after the first failure. Returns the exit code.
 
     passed: signals handed on. A child that died of one was still loading, and has stopped.
+    ended_by: asked at the first failure for the signal that the rest gets.
     """
     result = 0
     end_by: float | None = None
@@ -255,8 +288,9 @@ def _wait(
                         code,
                         len(running),
                     )
+                number = ended_by()
                 for other in running.values():
-                    _send(other, signal.SIGTERM)
+                    _send(other, number)
         if end_by is not None and time.monotonic() > end_by:
             for child in running.values():
                 _send(child, signal.SIGKILL)

@@ -6,7 +6,7 @@ takes torchrun's own arguments and is torchrun, except in its signals and exit c
 which plain torchrun dies of, goes to the ranks; SLURM with proctrack/cgroup signals a task's first
 process only, so without this it never reaches them. And when they stopped on request the exit code
 is 75, for bad input 2, where plain torchrun says 1 for every failure (both seen with torch 2.13,
-2026-11-21).
+2026-11-21). With --max-restarts neither of them is taken for a crash that a new start could mend.
 """
 
 import contextlib
@@ -15,25 +15,40 @@ import signal
 import sys
 
 import psutil
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher import api
 from torch.distributed.run import main as torchrun
 
 from megatron_math.base.errors import EXIT_BAD_INPUT, EXIT_STOPPED
 from megatron_math.device.signals import obey_at_once
 
+STOPPED = {EXIT_STOPPED, -signal.SIGUSR1}
+"""A rank that died of the signal was still loading, before it could catch it."""
+
+
+class Agent(LocalElasticAgent):
+    """torchrun's own, which starts ranks again that say 75 or 2, too."""
+
+    def _monitor_workers(self, worker_group):
+        result = super()._monitor_workers(worker_group)
+        if {failure.exitcode for failure in result.failures.values()} & {*STOPPED, EXIT_BAD_INPUT}:
+            self._remaining_restarts = 0
+        return result
+
 
 def main() -> int:
     """Run torchrun with this process's arguments. Returns 0, 2 or 75; other failures raise."""
     obey_at_once({signal.SIGUSR1}, _hand_on)
+    api.LocalElasticAgent = Agent  # type: ignore[misc]
     try:
         torchrun()
     except ChildFailedError as error:
-        # A rank that died of the signal was still loading, before it could catch it. One that died
-        # of SIGTERM had it from torchrun, which ends what runs a moment longer than the first.
-        stopped = {EXIT_STOPPED, -signal.SIGUSR1}
+        # One that died of SIGTERM had it from torchrun, which ends what runs a moment longer than
+        # the first.
         _, first = error.get_first_failure()
         codes = {failure.exitcode for failure in error.failures.values()}
-        if first.exitcode in stopped and codes <= stopped | {-signal.SIGTERM}:
+        if first.exitcode in STOPPED and codes <= STOPPED | {-signal.SIGTERM}:
             return EXIT_STOPPED
         if first.exitcode == EXIT_BAD_INPUT:  # a rank has said what; no new start mends it
             return EXIT_BAD_INPUT

@@ -13,7 +13,7 @@ from megatron_math.checkpoint.folders import complete_checkpoints, faults
 from megatron_math.status.find import TRAINING, Target
 from megatron_math.status.queue import Queue, chain_of
 from megatron_math.watch.config import WatchConfig
-from megatron_math.watch.launches import is_gone
+from megatron_math.watch.launches import KILLED, is_gone
 from megatron_math.watch.progress import (
     RECENT_STEPS,
     Progress,
@@ -68,7 +68,7 @@ def _state(
     if launch.cause is not None:
         if launch.cause == "done":
             return "done", "all steps are made; the same command closes the stage"
-        state = "died" if launch.cause.startswith("error") else "stopped"
+        state = "died" if launch.cause.startswith(("error", KILLED)) else "stopped"
         return state, f"{launch.cause}, {ago(now - progress.last_signs[-1])}"
     silence = max(0.0, now - progress.last_signs[-1])
     if is_gone(launch.process):

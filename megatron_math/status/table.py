@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_math.status.facts import duration
+from megatron_math.watch.launches import KILLED
 
 COLOURS = {"running": "green", "done": "green", "stopped": "yellow", "died": "red",
            "stalled": "red"}  # fmt: skip
@@ -56,7 +57,7 @@ def _run(facts: dict[str, Any]) -> Group:
         parts += [
             Text(f"launch {one['launch']}: {one['cause']}", style="red")
             for one in facts["launches"]
-            if (one["cause"] or "").startswith("error")
+            if (one["cause"] or "").startswith(("error", f"{KILLED}: "))
         ]
         parts += [
             Text(f"{time.strftime('%m-%d %H:%M:%S', time.localtime(note['time']))} "

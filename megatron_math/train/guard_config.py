@@ -16,6 +16,9 @@ class GuardConfig(Section):
     """Heartbeats that name the rank which holds all others up, the end of the job's time, and a
     judgement of each step before it changes the weights."""
 
+    restarts: int = Field(3, ge=0)
+    """How often a start on this machine brings ranks that died back in the same job, without a new
+    checkpoint in between. Those of torchrun and srun are brought back by the batch script."""
     heartbeat_seconds: Annotated[float | None, Field(gt=0)] = 1.0
     """Between two signs of life of a rank; null: none, and no rank is named."""
     frozen_seconds: float = Field(3.0, gt=0)

@@ -30,7 +30,12 @@ from megatron_math.checkpoint.folders import (
 )
 from megatron_math.dataset.plan import Plan, load_plan, read_plan
 from megatron_math.device.grid import Grid
-from megatron_math.device.start import gpus_here, launched_ranks, start_processes
+from megatron_math.device.start import (
+    gpus_here,
+    launched_ranks,
+    rank_environment,
+    start_processes,
+)
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.flops import training_flops_per_token
 from megatron_math.model.lora_config import LORA_FILE, checkpoint_lora
@@ -115,7 +120,7 @@ def read_order(road: Road) -> Order:
     }
     base, blend = road.done("00_base"), road.done("40_blend")
     stage = Stage(
-        road.folder("50_train_mock" if train.mock_data else "50_train"),
+        training_folder(road, train),
         config=sections,
         inputs={"base": base, "blend": blend},
         seed=road.seed,
@@ -131,6 +136,11 @@ def read_order(road: Road) -> Order:
         train.lora.check(model)
     return Order(stage=stage, model=model, plan=plan, start=base.path / "checkpoint",
                  tokenizer=tokenizer, watch=watch, guards=guards, **sections)  # type: ignore[arg-type]  # fmt: skip
+
+
+def training_folder(road: Road, train: TrainConfig) -> Path:
+    """Of this run, or of its mock."""
+    return road.folder("50_train_mock" if train.mock_data else "50_train")
 
 
 def train_rank(road: Road, order: Order) -> None:
@@ -383,10 +393,12 @@ def _extras(order: Order) -> "Extras":
 
 def _start_ranks(road: Road, order: Order) -> None:
     """Start the local processes of the layout and wait for them."""
-    command = [sys.executable, "-m", "megatron_math.train", str(road.yaml_path)]
-    code = start_processes(
-        [*command, "--runs", str(road.runs), *road.overrides], local_world(order.parallel)
-    )
+    world = local_world(order.parallel)
+    command = [sys.executable, "-m", "megatron_math.train.standby", str(world)]
+    command += [str(road.yaml_path), "--runs", str(road.runs), *road.overrides]
+    # numpy's BLAS would start threads, and a process that has some cannot be forked.
+    environment = rank_environment(world) | {"OPENBLAS_NUM_THREADS": "1"}
+    code = start_processes(command, 1, environment)
     if code == EXIT_STOPPED:
         raise StoppedOnRequest("training stopped on request; the same command continues it")
     if code:

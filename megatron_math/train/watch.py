@@ -25,6 +25,9 @@ from megatron_math.watch.rules import BadSteps, Spikes, StallTimer
 
 STOPPED = "stopped on request"
 
+first_words: list[Callable[[BaseException], None]] = []
+"""Called with what ends a rank early, before anything is taken down; by `noting`."""
+
 
 class Watch:
     """Of one launch, from its begin to its end."""
@@ -55,6 +58,8 @@ class Watch:
         if config.prometheus is not None:
             address = config.prometheus_address
             self._endpoint = Endpoint(address, config.prometheus, self._exposed.families)
+        if self._ledger.restart:
+            self.tell("restart", self._ledger.cause_before or "killed")
 
     @property
     def port(self) -> int | None:
@@ -176,6 +181,8 @@ def noting(watch: Watch | None) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        for say in first_words:
+            say(error)
         if watch is not None:
             watch.end(cause_of(error))
         raise

@@ -4,6 +4,7 @@ The rank that logs writes it. A launch that has no line of its end was killed. B
 docs/formats.md.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -33,7 +34,12 @@ class Ledger:
         except OSError as error:
             log.warning("%s cannot be written (%s); `status` will know less", self._path, error)
         events, _ = read_events(self._path)
-        self.number = sum(event["event"] == "begin" for event in events) - joins
+        self.number = _num_begins(events) - joins
+        self.restart = _number(os.environ.get("TORCHELASTIC_RESTART_COUNT")) or 0
+        """How many times its launcher has started these ranks again."""
+        before = (e for e in events if e["launch"] == self.number - 1 and e["event"] == "end")
+        self.cause_before: str | None = next((e["cause"] for e in reversed(list(before))), None)
+        """How the launch before ended; None: unknown."""
         if joins:
             return
         self._write(
@@ -44,6 +50,7 @@ class Ledger:
             slurm_job=os.environ.get("SLURM_JOB_ID"),
             slurm_name=os.environ.get("SLURM_JOB_NAME"),
             slurm_restart=_number(os.environ.get("SLURM_RESTART_COUNT")),
+            restart=self.restart,
         )
 
     def loaded(
@@ -75,20 +82,40 @@ class Ledger:
             self._write("end", iteration=iteration, cause=cause[:LONGEST_CAUSE])
 
     def _write(self, event: str, **facts: Any) -> None:
-        at = round(time.time(), 3)
-        head = {"event": event, "time": at, "launch": self.number}
-        line = (json.dumps(head | facts) + "\n").encode()
+        _append(self._path, event, self.number, facts)
+
+
+def _append(path: Path, event: str, launch: int, facts: Mapping[str, Any]) -> None:
+    at = round(time.time(), 3)
+    head = {"event": event, "time": at, "launch": launch}
+    line = (json.dumps(head | dict(facts)) + "\n").encode()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                size = os.fstat(descriptor).st_size
-                if os.write(descriptor, line) < len(line):
-                    os.ftruncate(descriptor, size)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            log.warning("no line '%s' in %s: %s", event, self._path, error)
+            size = os.fstat(descriptor).st_size
+            if os.write(descriptor, line) < len(line):
+                os.ftruncate(descriptor, size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        log.warning("no line '%s' in %s: %s", event, path, error)
+
+
+def num_launches(folder: Path) -> int:
+    """Launches of this run that have begun."""
+    return _num_begins(read_events(folder / FILE)[0])
+
+
+def end_launch(folder: Path, number: int, cause: str, iteration: int | None) -> None:
+    """The end of a launch, by who saw all of its processes gone; it counts more than their own."""
+    with contextlib.suppress(OSError):
+        cut_torn(folder / FILE)
+    _append(folder / FILE, "end", number, {"iteration": iteration, "cause": cause[:LONGEST_CAUSE]})
+
+
+def _num_begins(events: Iterable[Mapping[str, Any]]) -> int:
+    return sum(event["event"] == "begin" for event in events)
 
 
 def cut_torn(path: Path) -> None:

@@ -115,3 +115,47 @@ def test_plain_torchrun_calls_every_failure_1(tmp_path):
     for rank in (0, 1):
         os.kill(int((tmp_path / f"ready{rank}").read_text()), signal.SIGUSR1)
     assert launcher.wait(timeout=60) == 1
+
+
+ENDS_ONCE = """
+    import os, sys
+    from pathlib import Path
+    from megatron_math.device.grid import Grid
+    from megatron_math.device.open import open_device
+    folder, code, life = sys.argv[1], int(sys.argv[2]), os.environ["TORCHELASTIC_RESTART_COUNT"]
+    with open_device(Grid(), seed=1) as device:
+        Path(folder, f"{life}.{device.rank}").write_text(str(device.from_first_rank(lambda: life)))
+        if life == "0" and device.rank == 1:
+            os._exit(code)
+        device.barrier()
+"""
+
+
+@pytest.mark.parametrize("code", [3, EXIT_STOPPED])
+def test_max_restarts_is_for_crashes_and_two_nodes_meet_again(tmp_path, code):
+    """Two agents, whose store outlives the first ranks with all that these had written there."""
+    script = tmp_path / "ends_once.py"
+    script.write_text(textwrap.dedent(ENDS_ONCE))
+    command = [sys.executable, "-m", "megatron_math.device.torchrun", "--nnodes=2"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}", "--max-restarts=1"]
+    command += ["--nproc-per-node=1"]
+    agents = [
+        subprocess.Popen(
+            [*command, f"--node-rank={node}", str(script), str(tmp_path), str(code)],
+            stderr=subprocess.PIPE, text=True,
+        )
+        for node in (0, 1)
+    ]  # fmt: skip
+    try:
+        if code == 3:
+            said = [agent.communicate(timeout=100)[1] for agent in agents]
+            assert [agent.returncode for agent in agents] == [0, 0], said
+            assert sorted(path.name for path in tmp_path.glob("1.*")) == ["1.0", "1.1"]
+        else:
+            assert agents[1].wait(timeout=100) == code
+            assert not list(tmp_path.glob("1.1"))
+    finally:
+        for agent in agents:
+            agent.terminate()
+        for agent in agents:
+            agent.communicate(timeout=60)
