@@ -5,8 +5,8 @@ Usage: bit_flips.py [--at-rest 10000] [--inside 2000] [--seed 7] [--json FILE]
 At rest: one random bit of weights, moments or the batch, after the forward and backward passes of
 a step and before its judgement; the bit is put back after it. Inside: one random exponent bit of
 one value of one module's output, or of the gradient of a weight, in a random micro-batch of the
-step; what the judgement says of loss and gradient norm. Controls: no flip is found where there is
-none, and a flip that is put back before the judgement is not found either.
+step; what the judgement says of loss and gradient norm, and how far they moved. Controls: no flip
+is found where there is none, and a flip that is put back before the judgement is not found either.
 """
 
 import argparse
@@ -36,6 +36,8 @@ from megatron_math.train.guards import Guards, StepRefused
 from megatron_math.train.run import read_order, train_rank
 
 WARM_STEPS = 16
+HARM = 1e-3
+"""Of loss or gradient norm: a flip that moves neither by so much is of no harm."""
 
 
 class Over(Exception):  # noqa: N818
@@ -133,8 +135,11 @@ def campaign(road: Road, arguments: argparse.Namespace) -> dict[str, Any]:
             results["seconds at rest"] = round(time.perf_counter() - begin, 1)
             raise Over
 
+        values: list[tuple[float, float]] = []
+
         def judged(grad_norm: float) -> None:
             judge(grad_norm)  # raises where it finds
+            values.append((self._loss or 0.0, grad_norm))
             raise Over  # nothing was found, and nothing is to change
 
         self._judge = resting  # type: ignore[method-assign]
@@ -156,7 +161,8 @@ def campaign(road: Road, arguments: argparse.Namespace) -> dict[str, Any]:
                 attempt(True)
                 kind = "not reached"
             except Over:
-                kind = "not found"
+                off = max(abs(a / b - 1) for a, b in zip(values[-1], values[0], strict=True))
+                kind = "not found" if off > HARM else "no harm"
             except StepRefused as refused:
                 kind = refused.verdict.kind
             handle.remove()
@@ -199,11 +205,12 @@ def main() -> int:
             table.setdefault(f"{kind}, exponent bit {bit}", Counter())[said] += count
     for row in sorted(table):
         counts = table[row]
-        share = 1 - counts.get("not found", 0) / sum(counts.values())
-        print(f"{row:28} {share:6.1%} of {sum(counts.values()):4} found: {dict(counts)}")
+        print(f"{row:28} {sum(counts.values()):4}: {dict(counts)}")
     trials = [(said, n) for (_, bit, said), n in inside.items() if bit >= 0]
-    seen = sum(n for said, n in trials if said != "not found")
-    print(f"inside: {seen} of {sum(n for _, n in trials)} found")
+    of = Counter[str]()
+    for said, n in trials:
+        of[said if said in ("no harm", "not found") else "found"] += n
+    print(f"inside: {dict(of)}, of {of.total()}; no harm: neither moves by {HARM}")
     if arguments.json:
         arguments.json.write_text(json.dumps({"missed_at_rest": missed, "at_rest": rest.total(),
             "inside": table}, indent=1))  # fmt: skip
