@@ -91,6 +91,20 @@ def fork_ranks(
             kill_all(children)
 
 
+_WITHOUT_CUDA = "PYTORCH_NVML_BASED_CUDA_CHECK"
+"""Set to 1, torch.cuda.is_available() leaves CUDA alone, which core's modules ask while loading."""
+
+
+def leave_gpu_alone() -> None:
+    """For what is loaded from now on, in this process and its forks."""
+    os.environ[_WITHOUT_CUDA] = "1"
+
+
+def let_gpu_be_used() -> None:
+    """In a fork, before it opens its device."""
+    os.environ.pop(_WITHOUT_CUDA, None)
+
+
 def unfit() -> str | None:
     """Why forks of this process would not do as ranks; None when they would."""
     if (threads := len(os.listdir("/proc/self/task"))) > 1:

@@ -6,7 +6,6 @@ again and go on from the newest good checkpoint, `guards.restarts` times without
 """
 
 import importlib
-import os
 import signal
 import sys
 from pathlib import Path
@@ -20,7 +19,14 @@ from megatron_math.base.errors import (
 )
 from megatron_math.base.log import log, set_up_logging
 from megatron_math.checkpoint.folders import complete_checkpoints
-from megatron_math.device.standby import Death, Tell, fork_ranks, unfit
+from megatron_math.device.standby import (
+    Death,
+    Tell,
+    fork_ranks,
+    leave_gpu_alone,
+    let_gpu_be_used,
+    unfit,
+)
 from megatron_math.train import __main__ as rank
 from megatron_math.train.config import CheckpointConfig, TrainConfig
 from megatron_math.train.guard_config import GuardConfig
@@ -104,7 +110,7 @@ def as_rank(arguments: list[str], tell: Tell, *, saves_beside: bool) -> int:
     """What a fork does."""
     from megatron_math.checkpoint import saver, writer
 
-    os.environ.pop(_WITHOUT_CUDA, None)
+    let_gpu_be_used()
     if saves_beside:
         saver.at_hand.append(writer.ForkedWriter())
 
@@ -120,10 +126,6 @@ def as_rank(arguments: list[str], tell: Tell, *, saves_beside: bool) -> int:
         raise
 
 
-_WITHOUT_CUDA = "PYTORCH_NVML_BASED_CUDA_CHECK"
-"""Set to 1, torch.cuda.is_available() leaves CUDA alone, which core's modules ask while loading."""
-
-
 def main() -> int:
     """Returns what `megatron-math train` ends with."""
     world, arguments = int(sys.argv[1]), sys.argv[2:]
@@ -135,7 +137,7 @@ def main() -> int:
     if train.profile is not None and train.profile.tool == "nsys":
         reason: str | None = "nsys follows programs, not forks"
     else:
-        os.environ[_WITHOUT_CUDA] = "1"
+        leave_gpu_alone()
         for name in LOADED:
             importlib.import_module(name)
         if train.tensorboard:
