@@ -4,6 +4,7 @@ Written by the blend room; read here, and checked against the indexes before any
 arrays are memory-mapped. The bytes are fixed in docs/formats.md.
 """
 
+import threading
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -28,6 +29,9 @@ from megatron_math.dataset.stream import Cache, Mark, Segments, Stream, StreamSe
 PLAN_FORMAT: Final = "megatron-math plan"
 PLAN_VERSION: Final = 3
 STAMPS = "stamps.json"
+_READING_HEADERS = threading.Lock()
+"""numpy parses a file's header with ast, which two threads of Python 3.11 must not do at once
+(SystemError: AST constructor recursion depth mismatch; CPython issue 106905)."""
 
 
 class FileDigest(Section):
@@ -176,7 +180,8 @@ class Plan:
         path = self.folder / name
         if not path.is_file():
             raise UserError(f"{path} is missing; run blend again")
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with _READING_HEADERS:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         if array.shape != shape:
             raise UserError(f"{path} is {array.shape}, by plan.json {shape}; run blend again")
         return np.asarray(array)
