@@ -90,7 +90,7 @@ def test_memory_that_is_full_at_once_is_bad_input_with_advice(
     """The command starts ranks and says in figures what would have helped."""
     road = copy_of("full", "train.validation_samples=0")
 
-    def one_rank(argv: list[str], world: int, **_: Any) -> int:
+    def one_rank(*_: Any) -> int:
         with in_step(1, allocate), pytest.raises(UserError, match="out of memory on rank 0"):
             train_here(road)
         return 2
