@@ -57,7 +57,7 @@ $(COMPAT)/.ready: pyproject.toml setup.py constraints-compat.txt $(wildcard csrc
 
 # Long campaigns: layouts of 8 processes, 1,000 kills, every system call failing (needs strace), fuzzing with
 # sanitizers, 10,000 damages of a checkpoint, every system call of a save, 300 kills of training, a kill a minute,
-# 1,000 steps in every FP8 recipe.
+# 10,000 flipped bits in memory, 1,000 steps in every FP8 recipe.
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak --timeout 1800
 	$(BIN)/python tests/soak/index_kills.py --kills 1000
@@ -68,6 +68,7 @@ soak: $(READY)
 	$(BIN)/python tests/soak/training_kills.py
 	$(BIN)/python tests/soak/training_kills.py --controls
 	$(BIN)/python tests/soak/effective_time.py
+	$(BIN)/python tests/soak/bit_flips.py
 	$(BIN)/python tests/soak/fp8_rehearsal.py runs/fp8_rehearsal
 
 check: $(READY)

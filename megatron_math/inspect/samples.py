@@ -25,7 +25,7 @@ ROWS = 256
 
 
 def inspect_samples(run: Path) -> dict[str, Any]:
-    """Check the steps of a run folder, of a stage's own or of all. JSON types.
+    """Compare the steps of a run with its plan, as far as it has come. JSON types.
 
     Raises UserError where there is no plan or no training, or an index has changed.
     """
@@ -37,7 +37,8 @@ def inspect_samples(run: Path) -> dict[str, Any]:
     plan = load_plan(plan_folder(run))
     train = TrainConfig.model_validate(read_json(trained / "manifest.json")["config"]["train"])
     stages = stages_of(train, plan)
-    rows = [json.loads(line) for line in (trained / "metrics.jsonl").open(encoding="utf-8")]
+    text = (trained / "metrics.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
     left_out = {step + 1 for record in read_left_out(trained) for step in record["steps"]}
     faults, taken, expected = [], 0, stages[0].first + 1
     readers = {stage.name: PlanReader(plan, stage.name) for stage in stages}
@@ -59,6 +60,10 @@ def inspect_samples(run: Path) -> dict[str, Any]:
         if row.get("samples") != f"{digest % 2**64:016x}":
             faults.append(f"iteration {iteration} did not take samples {first} to {numbers[-1]}")
         taken += len(numbers)
+    while expected in left_out:
+        expected += 1
+    if (trained / "DONE").exists() and expected <= stages[-1].end:
+        faults.append(f"the run is done, and iteration {expected} is missing")
     return {
         "run": str(run),
         "iterations": len(rows),

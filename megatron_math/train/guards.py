@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+from megatron.core import parallel_state
 
 from megatron_math.base.log import log
 from megatron_math.device.digests import Named, digests, state_tensors
@@ -109,13 +110,12 @@ class Guards:
         self._losses, self._norms = Usual(config.spike_steps), Usual(config.spike_steps)
         self._spoilt: collections.Counter[int] = collections.Counter()
         # The lowest rank with the same weights, and with the same experts, for each rank.
-        state = _parallel_state()
-        experts = state.get_expert_data_parallel_group()
+        experts = parallel_state.get_expert_data_parallel_group()
         # One rank speaks for the samples of its replica.
         self._counts_samples = (
             device.is_first_stage
             and device.context_rank == 0
-            and state.get_tensor_model_parallel_rank() == 0
+            and parallel_state.get_tensor_model_parallel_rank() == 0
         )
         own = [min(dist.get_process_group_ranks(g)) for g in (device.data_group, experts)]
         self._replicas_W2 = self._gathered(own)
@@ -363,9 +363,3 @@ def _minority(values_W: np.ndarray, group_W: np.ndarray) -> list[int]:
             usual = kinds[counts.argmax()]
             odd += [r for r in ranks.tolist() if not is_clear or values_W[r] != usual]
     return odd
-
-
-def _parallel_state() -> Any:
-    from megatron.core import parallel_state
-
-    return parallel_state

@@ -140,7 +140,7 @@ def roll_back(run: Run, progress: Progress, back: RollBack) -> None:
     trainee, saver = run.trainee, run.saver
     guards = trainee.guards
     assert guards is not None
-    device, begin = trainee.device, trainee.feed.stage_at(progress.iteration).first
+    device, begin = trainee.device, trainee.feed.first_iteration
     found = None
     if not run.train.mock_data:
         settle(run)

@@ -2,7 +2,7 @@
 
 Before the first step there is nothing to save. Without this a signal that comes while imports and
 weights load (seconds to minutes) kills, and no 75 asks for the requeue; and a rank that waits in
-C++ for one that has gone does not hear of it (half of the stops on two processes, 2026-11-23).
+C++ for one that has gone does not hear of it (3 of 7 stops on two processes hung so, 2026-11-23).
 """
 
 import logging

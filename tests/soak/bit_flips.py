@@ -27,11 +27,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 import contextlib
 
-from train_roads import ROAD, save_hf_llama, write_general
+from train_roads import prepare, save_hf_llama
 
 from megatron_math.base.log import log
 from megatron_math.base.road import Road
-from megatron_math.pipeline import run_road
 from megatron_math.train.guards import Guards, StepRefused
 from megatron_math.train.run import read_order, train_rank
 
@@ -186,11 +185,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_hf_llama(folder / "hf")
-        write_general(folder / "general.jsonl")
-        road = json.loads(json.dumps(ROAD)) | {"base": {"hf": str(folder / "hf")}}
-        road["index"]["sources"]["general"]["path"] = str(folder / "general.jsonl")
-        (folder / "road.yaml").write_text(json.dumps(road))
-        run_road(Road.load(folder / "road.yaml", runs=folder / "runs"), last="blend")
+        prepare(folder)
         overrides = ["guards.spike_steps=10", "guards.spike_deviations=20"]
         results = campaign(Road.load(folder / "road.yaml", overrides, folder / "runs"), arguments)
     rest: Counter[tuple[str, bool]] = results["at rest"]

@@ -58,6 +58,8 @@ def test_a_run_that_was_stopped_took_each_sample_once(
     told = json.loads(capsys.readouterr().out)
     assert (told["samples"], told["iterations"], told["of_iterations"]) == (170, 22, 22)
     rows = (run / "50_train" / "metrics.jsonl").read_text().splitlines()
+    (run / "50_train" / "metrics.jsonl").write_text("".join(line + "\n" for line in rows[:-1]))
+    assert inspect_samples(run)["faults"] == ["the run is done, and iteration 22 is missing"]
     for name, lines in (("twice", [*rows[:5], *rows[4:]]), ("lost", rows[:5] + rows[6:])):
         (run / "50_train" / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
         assert any("stands where" in fault for fault in inspect_samples(run)["faults"]), name

@@ -76,17 +76,23 @@ def write_general(path: Path) -> None:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in dict.fromkeys(texts)))
 
 
+def prepare(folder: Path, **changes: dict[str, Any]) -> None:
+    """Do everything up to the blend in a folder with hf/. changes: keys of sections of ROAD."""
+    write_general(folder / "general.jsonl")
+    road = json.loads(json.dumps(ROAD)) | {"base": {"hf": str(folder / "hf")}}
+    road["index"]["sources"]["general"]["path"] = str(folder / "general.jsonl")
+    for section, keys in changes.items():
+        road[section] |= keys
+    (folder / "road.yaml").write_text(yaml.safe_dump(road))
+    run_road(Road.load(folder / "road.yaml", runs=folder / "runs"), last="blend")
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with road.yaml and runs/road/{00_base, 10_.., 30_.., 40_blend}, all done."""
     folder = tmp_path_factory.mktemp("prepared")
     save_hf_llama(folder / "hf")
-    write_general(folder / "general.jsonl")
-    road = json.loads(json.dumps(ROAD))
-    road["base"] = {"hf": str(folder / "hf")}
-    road["index"]["sources"]["general"]["path"] = str(folder / "general.jsonl")
-    (folder / "road.yaml").write_text(yaml.safe_dump(road))
-    run_road(Road.load(folder / "road.yaml", runs=folder / "runs"), last="blend")
+    prepare(folder)
     return folder
 
 

@@ -16,10 +16,9 @@ from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "train"))
-from train_roads import ROAD, write_general
+from train_roads import prepare
 
 from megatron_math.base.road import Road
-from megatron_math.pipeline import run_road
 from megatron_math.train.guards import Guards
 from megatron_math.train.run import read_order, train_rank
 
@@ -85,13 +84,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_model(folder / "hf")
-        write_general(folder / "general.jsonl")
-        road = json.loads(json.dumps(ROAD)) | {"base": {"hf": str(folder / "hf")}}
-        road["index"]["sources"]["general"]["path"] = str(folder / "general.jsonl")
-        road["blend"] |= {"sequence_length": 256, "tokens": num_steps * 8 * 256}
-        road["train"] |= {"micro_batch_size": 4, "validation_samples": 0}
-        (folder / "road.yaml").write_text(json.dumps(road))
-        run_road(Road.load(folder / "road.yaml", runs=folder / "runs"), last="blend")
+        prepare(
+            folder,
+            blend={"sequence_length": 256, "tokens": num_steps * 8 * 256},
+            train={"micro_batch_size": 4, "validation_samples": 0},
+        )
         seconds = measure(
             Road.load(folder / "road.yaml", [], folder / "runs"), arguments.pairs, arguments.steps
         )
