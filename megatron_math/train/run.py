@@ -96,6 +96,11 @@ def run(road: Road) -> Stage:
     world = launched[1] if launched else local_world(order.parallel)
     check_world(order.parallel, world)
     check_stages(order.train, order.plan, order.parallel.grid, world)
+    if order.precision.fp8 is not None and order.guards.replay_steps:
+        raise UserError(
+            "guards.replay_steps compares two computations of a step, and with precision.fp8 the "
+            "second begins with other scales: leave one of them out"
+        )
     for planned in order.plan.stages:
         settings = order.train.of_stage(planned.name)
         grid, length = order.parallel.grid, planned.sequence_length
@@ -167,7 +172,9 @@ def train_rank(road: Road, order: Order) -> None:
 
     with (
         watching(order.stage.folder, road.name, order.watch, order.last_save) as watch,
-        open_device(order.parallel.grid, road.seed) as device,
+        open_device(
+            order.parallel.grid, road.seed, meeting_seconds=order.guards.meeting_seconds
+        ) as device,
         noting(watch),
         Lookout(order.guards, device) as lookout,
         running_out_told(order.stage.folder, device, lambda: lookout.num_steps),

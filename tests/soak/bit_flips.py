@@ -1,12 +1,14 @@
 """Flips bits in memory while a small model trains, and counts what the guards find.
 
-Usage: bit_flips.py [--at-rest 10000] [--inside 2000] [--seed 7] [--json FILE]
+Usage: bit_flips.py [--at-rest 10000] [--inside 2000] [--replay] [--seed 7] [--json FILE]
 
 At rest: one random bit of weights, moments or the batch, after the forward and backward passes of
 a step and before its judgement; the bit is put back after it. Inside: one random exponent bit of
 one value of one module's output, or of the gradient of a weight, in a random micro-batch of the
-step; what the judgement says of loss and gradient norm, and how far they moved. Controls: no flip
-is found where there is none, and a flip that is put back before the judgement is not found either.
+step; what the judgement says of loss and gradient norm, and how far they moved; with --replay, of
+the gradients too, beside those of a computation without a flip, as guards.replay_steps=1 does.
+Controls: no flip is found where there is none, and a flip that is put back before the judgement is
+not found either.
 """
 
 import argparse
@@ -137,8 +139,8 @@ def campaign(road: Road, arguments: argparse.Namespace) -> dict[str, Any]:
         values: list[tuple[float, float]] = []
 
         def judged(grad_norm: float) -> None:
-            judge(grad_norm)  # raises where it finds
             values.append((self._loss or 0.0, grad_norm))
+            judge(grad_norm)  # raises where it finds
             raise Over  # nothing was found, and nothing is to change
 
         self._judge = resting  # type: ignore[method-assign]
@@ -151,11 +153,16 @@ def campaign(road: Road, arguments: argparse.Namespace) -> dict[str, Any]:
             attempt(True)
         except Over:
             found["control", -1, ""] += 1
-        for _ in range(arguments.inside):
-            handle = inside.plant()
+        except StepRefused as refused:
+            if not arguments.replay or refused.verdict.kind != "once":
+                raise
+        sound = list(self._results)
+        for trial in range(arguments.inside):
+            is_control = trial % 20 == 0
+            handle = contextlib.nullcontext() if is_control else inside.plant()
             self._losses._values.clear(), self._losses._values.extend(losses)
             self._norms._values.clear(), self._norms._values.extend(norms)
-            self._first_values = None
+            self._first_values, self._results = None, list(sound)
             try:
                 attempt(True)
                 kind = "not reached"
@@ -164,6 +171,9 @@ def campaign(road: Road, arguments: argparse.Namespace) -> dict[str, Any]:
                 kind = "not found" if off > HARM else "no harm"
             except StepRefused as refused:
                 kind = refused.verdict.kind
+            if is_control:
+                assert kind == "no harm", "found where there is nothing"
+                continue
             handle.remove()
             if inside.done:
                 found[inside.kind, inside.bit - 23, kind] += 1
@@ -179,6 +189,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--at-rest", type=int, default=10_000)
     parser.add_argument("--inside", type=int, default=2_000)
+    parser.add_argument("--replay", action="store_true")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -187,6 +198,7 @@ def main() -> int:
         save_hf_llama(folder / "hf")
         prepare(folder)
         overrides = ["guards.spike_steps=10", "guards.spike_deviations=20"]
+        overrides += ["guards.replay_steps=1"] if arguments.replay else []
         results = campaign(Road.load(folder / "road.yaml", overrides, folder / "runs"), arguments)
     rest: Counter[tuple[str, bool]] = results["at rest"]
     for what in sorted({what for what, _ in rest}):
