@@ -127,6 +127,15 @@ def _bound(address: str, port: int) -> socket.socket:
     return _socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET, ("", port))
 
 
+def own_address(towards: str) -> str:
+    """Of this machine, on the interface by which it reaches `towards`. Nothing is sent."""
+    found = socket.getaddrinfo(towards, 9, type=socket.SOCK_DGRAM)
+    family, _, _, _, place = min(found, key=lambda one: one[0] != socket.AF_INET)
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(place)
+        return probe.getsockname()[0]
+
+
 def _socket(family: int, place: tuple) -> socket.socket:
     listening = socket.socket(family)
     try:
