@@ -1,5 +1,6 @@
 """Parts arrive whole or not at all, from who has the secret and from nobody else."""
 
+import errno
 import json
 import secrets
 import socket
@@ -82,14 +83,15 @@ def said_to(port: int, *, mac: bytes | None, text: bytes, rest: bytes = b"") -> 
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         nonce = parcels._exactly(connection, 32)
         code = parcels._mac(SECRET, nonce, text) if mac is None else mac
-        connection.sendall(len(text).to_bytes(4, "big") + code + text + rest)
-        connection.shutdown(socket.SHUT_WR)
         answer = b""
         try:
+            connection.sendall(len(text).to_bytes(4, "big") + code + text + rest)
+            connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(1000):
                 answer += part
-        except ConnectionResetError:  # closed with our bytes unread
-            pass
+        except OSError as error:  # closed with our bytes unread, at any of these; not a time-out
+            if error.errno not in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
+                raise
         return answer
 
 
