@@ -4,8 +4,9 @@ The sum of 64-bit words, modulo 2^64, changes with any single bit that changes, 
 speed of memory (11.7 GB/s on one core, 2026-11-23). Nothing is copied.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,3 +75,32 @@ def gradient_tensors(models: Sequence[Any]) -> list[Named]:
 def digests(named: Sequence[Named]) -> torch.Tensor:
     """One number for each, int64."""
     return torch.stack([digest(one.tensor) for one in named])
+
+
+class OutputDigests:
+    """Digests of all that modules give out, in the order in which they do."""
+
+    def __init__(self, modules: Iterable[tuple[str, torch.nn.Module]]) -> None:
+        """modules: with what a person would call each."""
+        self.names: list[str] = []
+        """Of the module of each digest."""
+        self._digests: list[torch.Tensor] | None = None
+        for name, module in modules:
+            module.register_forward_hook(partial(self._take, name))
+
+    def begin(self) -> None:
+        """Forget, and listen."""
+        self.names, self._digests = [], []
+
+    def end(self) -> torch.Tensor:
+        """The digests since the beginning, int64; no more are taken."""
+        taken, self._digests = self._digests, None
+        return torch.stack(taken) if taken else torch.zeros(0, dtype=torch.int64)
+
+    def _take(self, name: str, module: Any, given: Any, output: Any) -> None:
+        if self._digests is None:
+            return
+        for tensor in output if isinstance(output, tuple) else (output,):
+            if isinstance(tensor, torch.Tensor):
+                self.names.append(name)
+                self._digests.append(digest(tensor))

@@ -51,9 +51,9 @@ class GuardConfig(Section):
     replay_deviations: float | None = Field(20.0, gt=0)
     """A step with a gradient norm so far above is computed again, and taken if it is the same."""
     replay_steps: int = Field(0, ge=0)
-    """Every so many steps the gradients are computed twice, and a third time where they differ: 1
-    finds any fault of the computation and doubles its time, 100 a chip that always computes wrong;
-    0: not."""
+    """Every so many steps outputs and gradients are computed twice, and a third time where they
+    differ: 1 finds any fault of the computation and doubles its time, 100 a chip that always
+    computes wrong; 0: not."""
     digest_steps: int = Field(1, ge=0)
     """Every so many steps weights, moments and batches are looked through for flipped bits; 0: not.
     """

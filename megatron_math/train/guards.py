@@ -20,6 +20,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -28,13 +29,19 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from megatron_math.base.log import log
-from megatron_math.device.digests import Named, digests, gradient_tensors, state_tensors
+from megatron_math.device.digests import (
+    Named,
+    OutputDigests,
+    digests,
+    gradient_tensors,
+    state_tensors,
+)
 from megatron_math.device.open import Device
 from megatron_math.train.feed import Feed, MicroBatch, batch_digest
 from megatron_math.train.gauge import Phases
 from megatron_math.train.guard_config import GuardConfig
 from megatron_math.train.left_out import LeftOut
-from megatron_math.train.nonfinite import origins
+from megatron_math.train.nonfinite import leaves, origins
 from megatron_math.watch.rules import Usual
 
 T = TypeVar("T")
@@ -112,8 +119,12 @@ class Guards:
         self._at_rest: torch.Tensor | None = None
         self._first_values: tuple[float, float] | None = None
         """Of a step that is computed again."""
+        listened = [leaf for model in models for leaf in leaves(model)]
+        self._outputs = OutputDigests(listened if config.replay_steps else ())
         self._results: list[np.ndarray] = []
-        """Digests of the gradients that this step's computations gave, of each rank."""
+        """Digests of outputs and gradients that this step's computations gave, of each rank."""
+        self._given: torch.Tensor | None = None
+        """Of each output of this rank's first computation."""
         self._stage = ""
         self._losses, self._norms = Usual(config.spike_steps), Usual(config.spike_steps)
         self._spoilt: collections.Counter[int] = collections.Counter()
@@ -161,6 +172,8 @@ class Guards:
         if self._at_rest is None and self._is_due(step):  # the first of a launch or stage
             self._rest()
         self._first_values, self._results = None, []
+        if self._is_replayed(step):
+            attempt = partial(self._listening, attempt)
         try:
             return attempt(False)
         except StepRefused as refused:
@@ -191,6 +204,14 @@ class Guards:
             raise GuardStop(f"{first.message}, and again: {second.message}")
         self._leave_out(second, self._named(own) if second.kind == "values" else "")
         return None
+
+    def _is_replayed(self, step: int) -> bool:
+        every = self._config.replay_steps
+        return every > 0 and step % every == 0
+
+    def _listening(self, attempt: Callable[[bool], T], is_again: bool) -> T:
+        self._outputs.begin()
+        return attempt(is_again)
 
     def _again(self, attempt: Callable[[bool], T]) -> T:
         try:
@@ -327,20 +348,25 @@ class Guards:
         return Verdict("norm", f"step {step}: gradient norm {found[1]}")
 
     def _unlike(self) -> Verdict | None:
-        """Of a step to be computed twice: gradients that no earlier computation had."""
-        every = self._config.replay_steps
-        if not every or self._step % every:
+        """Of a step to be computed twice: outputs or gradients that no earlier computation had."""
+        if not self._is_replayed(self._step):
             return None
-        own = int(digests(gradient_tensors(self._models)).sum())
-        result_W = self._gathered([own])[:, 0]
-        before, self._results = self._results, [*self._results, result_W]
-        if any((result_W == earlier).all() for earlier in before):
+        given = self._outputs.end()
+        own = [int(given.sum()), int(digests(gradient_tensors(self._models)).sum())]
+        result_W2 = self._gathered(own)
+        before, self._results = self._results, [*self._results, result_W2]
+        if any((result_W2 == earlier).all() for earlier in before):
             return None
         step = self._step + 1
         if not before:
+            self._given = given
             return Verdict("once", f"step {step}: to be computed again")
-        ranks = np.flatnonzero(result_W != before[0]).tolist()
-        return Verdict("once", f"step {step}: gradients not the same again on rank(s) {ranks}")
+        assert self._given is not None
+        ranks = np.flatnonzero((result_W2 != before[0]).any(1)).tolist()
+        first = (given != self._given).nonzero().flatten()[:1].tolist()
+        where = self._named([self._outputs.names[place] for place in first])
+        text = f"step {step}: not the same again on rank(s) {ranks}, from "
+        return Verdict("once", text + (where or "the backward pass on"))
 
     def _leave_out(self, verdict: Verdict, origin: str = "") -> None:
         step, most = self._step, self._config.most_left_out

@@ -21,7 +21,6 @@ def origins(models: Sequence[Any]) -> Iterator[list[str]]:
     found: list[str] = []
     handles = []
     for model in models:
-        names = {module: _global(name, model) for name, module in model.module.named_modules()}
         for name, weight in model.module.named_parameters():
             if not _is_finite(weight.detach()):
                 found.append(f"weight {_global(name, model)}")
@@ -29,14 +28,20 @@ def origins(models: Sequence[Any]) -> Iterator[list[str]]:
                 handles.append(weight.register_hook(_noting_gradient(_global(name, model), found)))
         handles += [
             module.register_forward_hook(_noting_output(name, found))
-            for module, name in names.items()
-            if not any(module.children())
+            for name, module in leaves(model)
         ]
     try:
         yield found
     finally:
         for handle in handles:
             handle.remove()
+
+
+def leaves(model: Any) -> Iterator[tuple[str, torch.nn.Module]]:
+    """The modules that have none inside, by the name each has in the whole model."""
+    for name, module in model.module.named_modules():
+        if not any(module.children()):
+            yield _global(name, model), module
 
 
 def _noting_output(name: str, found: list[str]) -> Any:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loaded import loaded
 
-from megatron_math.device.start import start_processes
 from megatron_math.estimate.activations import layer_bytes_per_token
 from megatron_math.estimate.memory import stage_memory
 
@@ -22,7 +22,7 @@ ROUTED = [name for name in KEPT if "experts" in name]
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     results = tmp_path_factory.mktemp("measured") / "results.json"
     script = Path(__file__).with_name("measured.py")
-    assert start_processes([sys.executable, str(script), str(results)], 2) == 0
+    assert loaded().start_processes([sys.executable, str(script), str(results)], 2) == 0
     return json.loads(results.read_text())
 
 

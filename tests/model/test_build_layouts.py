@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from loaded import loaded
 
 from megatron_math.device.grid import Grid
 from megatron_math.device.open import open_device
-from megatron_math.device.start import start_processes
 
 LAYOUTS = {
     "tensor": {"grid": {"tensor": 2}},
@@ -47,7 +47,7 @@ def results(tmp_path_factory):
     (folder / "start").mkdir()
     (folder / "job.json").write_text(json.dumps(job))
     one = _one_process(job)
-    code = start_processes([sys.executable, str(SCRIPT), str(folder / "job.json")], 2)
+    code = loaded().start_processes([sys.executable, str(SCRIPT), str(folder / "job.json")], 2)
     assert code == 0
     return {"one": one, **json.loads((folder / "results.json").read_text())}
 

@@ -6,7 +6,8 @@ At rest: one random bit of weights, moments or the batch, after the forward and 
 a step and before its judgement; the bit is put back after it. Inside: one random exponent bit of
 one value of one module's output, or of the gradient of a weight, in a random micro-batch of the
 step; what the judgement says of loss and gradient norm, and how far they moved; with --replay, of
-the gradients too, beside those of a computation without a flip, as guards.replay_steps=1 does.
+outputs and gradients too, beside those of a computation without a flip, as guards.replay_steps=1
+does.
 Controls: no flip is found where there is none, and a flip that is put back before the judgement is
 not found either.
 """
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -116,7 +118,8 @@ class Inside:
             changed = (change(whole[0]), *whole[1:])
             return changed if isinstance(output, tuple) else changed[0]
 
-        return chance.choice(self._modules).register_forward_hook(on_output)
+        module = chance.choice(self._modules)
+        return module.register_forward_hook(on_output, prepend=True)  # the guards see what is used
 
 
 def campaign(road: Road, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -128,6 +131,8 @@ def campaign(road: Road, arguments: argparse.Namespace) -> dict[str, Any]:
         if step < WARM_STEPS:
             return real(self, step, attempt)
         self._step = step
+        if arguments.replay:
+            attempt = partial(self._listening, attempt)
         judge, _batches = self._judge, [None]
 
         def resting(grad_norm: float) -> None:

@@ -49,7 +49,10 @@ from megatron_math.train import metrics as metrics_module
 from megatron_math.train import run as train_run
 from megatron_math.train.standby import LOADED
 
-LAYOUTS = {"data 2": ["parallel.data=2"], "tensor 2": ["parallel.tensor=2"]}
+LAYOUTS = {
+    "data 2": ["parallel.data=2"],
+    "tensor 2": ["parallel.tensor=2", "train.micro_batch_size=4"],  # few all-reduces
+}
 OVERRIDES = [
     "checkpoint.interval=2", "checkpoint.async=true", "train.global_batch_size=4",
     "train.micro_batch_size=1", "train.validation_interval=15", "precision.dtype=bf16",

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from loaded import loaded
 from train_roads import metrics
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
-from megatron_math.device.start import start_processes
 from megatron_math.pipeline import run_road
 from megatron_math.train.run import read_order
 
@@ -116,7 +116,12 @@ def trained(mixtral: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
             jobs.append([jobs[0][0], overrides, str(here[f"fault {world}"].runs), source])
         (folder / "jobs.json").write_text(json.dumps(jobs))
         script = Path(__file__).with_name("train_several.py")
-        assert start_processes([sys.executable, str(script), str(folder / "jobs.json")], world) == 0
+        assert (
+            loaded().start_processes(
+                [sys.executable, str(script), str(folder / "jobs.json")], world
+            )
+            == 0
+        )
         roads |= here
     return roads
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from loaded import loaded
 from train_roads import metrics
 
 from megatron_math.base.errors import StoppedOnRequest, UserError
 from megatron_math.base.road import Road
 from megatron_math.device.on_cpu import patch_cpu
-from megatron_math.device.start import start_processes
 from megatron_math.train import run as train_run
 
 SHORT = "train.validation_samples=0"
@@ -142,7 +142,9 @@ def test_tensor_parallel_computes_what_one_process_does(
         jobs.append([str(prepared / "road.yaml"), overrides, str(tmp_path / name)])
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     script = Path(__file__).with_name("train_several.py")
-    assert start_processes([sys.executable, str(script), str(tmp_path / "jobs.json")], 2) == 0
+    assert (
+        loaded().start_processes([sys.executable, str(script), str(tmp_path / "jobs.json")], 2) == 0
+    )
     rows = {
         name: losses(metrics(Road.load(Path(yaml), overrides, Path(runs))))
         for name, (yaml, overrides, runs) in zip(layouts, jobs, strict=True)

@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
+from loaded import loaded
 from train_roads import metrics
 
 from megatron_math.base.errors import UserError
@@ -206,7 +207,36 @@ def test_a_step_is_computed_until_two_results_are_alike(
     assert train(road)
     ((event, message),) = told
     assert event == "transient"
-    assert "step 6: gradients not the same again on rank(s) [0]; the third time" in message
+    text = "step 6: not the same again on rank(s) [0], from the backward pass on; the third time"
+    assert text in message
+    assert is_unbroken(road, unbroken)
+
+
+def test_where_a_second_computation_differs_first_is_named(
+    copy_of, train, told, unbroken, plant
+) -> None:
+    """A flip of no effect: of a value whose position has no loss, in the last layer."""
+    road = copy_of("named", *BASE, "guards.replay_steps=1")
+    real = Guards.take
+
+    def flip_once(module: Any, given: Any, output: Any) -> Any:
+        handles.pop().remove()
+        changed = output[0].clone()
+        changed[-1, -1, 0] = -changed[-1, -1, 0]
+        return changed, *output[1:]
+
+    def take(self: Guards, step: int, attempt: Any) -> Any:
+        if step == 5:
+            mlp = self._models[0].module.decoder.layers[3].mlp.linear_fc2
+            handles.append(mlp.register_forward_hook(flip_once, prepend=True))
+        return real(self, step, attempt)
+
+    handles: list[Any] = []
+    plant(Guards, "take", take)
+    assert train(road)
+    ((event, message),) = told
+    assert event == "transient"
+    assert "on rank(s) [0], from rank 0: decoder.layers.3.mlp.linear_fc2; the third" in message
     assert is_unbroken(road, unbroken)
 
 
@@ -223,7 +253,9 @@ def test_without_a_second_computation_it_goes_into_the_weights(
 def test_a_machine_that_never_computes_alike_ends_the_run(copy_of, train, plant) -> None:
     road = copy_of("never", *BASE, "guards.replay_steps=1")
     spoil_gradients(plant, 5, times=3)
-    with pytest.raises(GuardStop, match=r"step 6: .*rank\(s\) \[0\]: three computations, three"):
+    with pytest.raises(
+        GuardStop, match=r"step 6: .*rank\(s\) \[0\], from .*: three computations, three"
+    ):
         train(road)
     assert [iteration for iteration, _ in losses(road)] == [1, 2, 3, 4, 5]
 
@@ -379,7 +411,7 @@ patch(Watch, "tell", tell)
 LAYOUTS = {
     "replicas": ("weight", "parallel.data=2", "parallel.overlap=false"),
     "replicas, overlap": ("weight", "parallel.data=2"),
-    "tensor": ("exp_avg of", "parallel.tensor=2"),
+    "tensor": ("exp_avg of", "parallel.tensor=2", "train.micro_batch_size=4"),
     "pipeline": ("weight", "parallel.pipeline=2"),
 }
 
@@ -398,10 +430,10 @@ def test_two_processes_judge_alike(copy_of, tmp_path) -> None:
             jobs.append([str(road.yaml_path), list(road.overrides), str(road.runs), source])
             cases.append((layout, what, road, told))
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
-    from megatron_math.device.start import start_processes
-
     script = Path(__file__).with_name("train_several.py")
-    assert start_processes([sys.executable, str(script), str(tmp_path / "jobs.json")], 2) == 0
+    assert (
+        loaded().start_processes([sys.executable, str(script), str(tmp_path / "jobs.json")], 2) == 0
+    )
     ends: dict[str, Any] = {}
     for layout, what, road, path in cases:
         events = (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from loaded import loaded
 from safetensors.torch import load_file
 from test_interchange import load_with_plain_core
 from torch.distributed.checkpoint import FileSystemReader
@@ -21,7 +22,6 @@ from megatron_math.base.files import read_json
 from megatron_math.base.road import Road
 from megatron_math.checkpoint.folders import open_checkpoint
 from megatron_math.convert.run import run_export
-from megatron_math.device.start import start_processes
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.lora_config import LoraConfig, checkpoint_lora
 from megatron_math.train.run import run
@@ -99,7 +99,7 @@ def two_processes(lora_road, stopped: Road, tmp_path_factory) -> dict[str, Road]
     path = tmp_path_factory.mktemp("jobs") / "jobs.json"
     path.write_text(json.dumps(jobs))
     script = Path(__file__).with_name("train_several.py")
-    assert start_processes([sys.executable, str(script), str(path)], 2) == 0
+    assert loaded().start_processes([sys.executable, str(script), str(path)], 2) == 0
     return roads
 
 

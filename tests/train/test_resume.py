@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from loaded import Forked, loaded
 from train_roads import metrics
 
 from megatron_math.base.road import Road
@@ -28,18 +29,28 @@ LAYOUTS = {"data 2": "parallel.data=2", "tensor 2": "parallel.tensor=2"}
 NUM_KILLS = 2
 
 
-def start(road: Road) -> subprocess.Popen[bytes]:
-    """The same command every time, in a process group of its own."""
+def command_of(road: Road) -> list[str]:
+    """The same command every time."""
     command = [sys.executable, "-m", "megatron_math.cli", "train", str(road.yaml_path)]
+    return [*command, *road.overrides, "--runs", str(road.runs)]
+
+
+def start(road: Road) -> Forked:
+    """The command in a fork of what has loaded, in a session of its own."""
+    return loaded().start(command_of(road), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def start_command(road: Road) -> subprocess.Popen[bytes]:
+    """The command as a user starts it, in a session of its own."""
     return subprocess.Popen(
-        [*command, *road.overrides, "--runs", str(road.runs)],
+        command_of(road),
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: subprocess.Popen[bytes] | Forked) -> None:
     """SIGKILL to the launcher; its ranks and their writers die with it (the kernel sees to that).
 
     The pipe of the errors ends with the last of them: an orphan would be a time-out here.
@@ -48,7 +59,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.communicate(timeout=20)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> bool:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes] | Forked) -> bool:
     """Poll until `condition` holds (True) or the process ends (False)."""
     while process.poll() is None:
         if condition():
@@ -74,7 +85,7 @@ def train_with_kills(road: Road, seed: int, step_seconds: float) -> dict[str, in
     """
     generator, kills = random.Random(seed), {"inside a save": 0, "by timer": 0}
     while sum(kills.values()) < NUM_KILLS:
-        process = start(road)
+        process = start_command(road)
         if kills["inside a save"] == 0:
             caught = wait_for(lambda: is_saving(road), process)
             kind = "inside a save"
@@ -88,7 +99,7 @@ def train_with_kills(road: Road, seed: int, step_seconds: float) -> dict[str, in
             raise AssertionError(f"the run ended before {NUM_KILLS} kills: {process.communicate()}")
         kill(process)
         kills[kind] += 1
-    process = start(road)
+    process = start_command(road)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors.decode()
     return kills
@@ -186,7 +197,7 @@ def test_a_lost_moment_would_be_seen(copy_of) -> None:
     environment = os.environ | {
         "RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29571",
     }  # fmt: skip
-    subprocess.run([*command, *overrides], env=environment, check=True, capture_output=True)
+    assert loaded().start([*command, *overrides], env=environment).wait(240) == 0
     assert differing(tensors(unbroken), tensors(broken))
     assert without_timing(metrics(unbroken)) != without_timing(metrics(broken))
 

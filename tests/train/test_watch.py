@@ -17,7 +17,7 @@ from unittest import mock
 
 import pytest
 from scraped import parse, value
-from test_resume import start, wait_for
+from test_resume import start_command, wait_for
 from train_roads import metrics
 
 from megatron_math.base.errors import StoppedOnRequest
@@ -270,7 +270,7 @@ def test_a_hanging_alert_command_and_a_port_in_use_do_not_hold_training(copy_of)
 
 def test_a_signal_while_everything_loads_is_a_stop_and_one_rank_says_so(copy_of) -> None:
     road = copy_of("early", "parallel.data=2")
-    process = start(road)
+    process = start_command(road)
     ledger = road.folder("50_train") / "launches.jsonl"
     assert wait_for(ledger.exists, process)
     time.sleep(0.2)
