@@ -86,8 +86,8 @@ def load_training_state(models: Sequence[Any], optimizer: Any, folder: Path) -> 
 
 
 def load_moments(
-    models: Sequence[Any], weights: Sequence[torch.nn.Parameter], folder: Path
-) -> tuple[int, dict[torch.nn.Parameter, tuple[torch.Tensor, torch.Tensor]]]:
+    models: Sequence[Any], weights: Sequence[torch.Tensor], folder: Path
+) -> tuple[int, dict[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
     """Adam's steps so far, and both of its moments, flat and fp32, of the models' `weights`.
 
     No optimizer is made, and nothing else is read. Collective.

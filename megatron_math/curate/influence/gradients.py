@@ -33,9 +33,9 @@ class AdamState:
     beta2: float
     eps: float
     num_steps: int
-    moments: dict[torch.nn.Parameter, tuple[torch.Tensor, torch.Tensor]]
+    moments: dict[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]
 
-    def step(self, factor: torch.nn.Parameter, gradient_PB: torch.Tensor) -> torch.Tensor:
+    def step(self, factor: torch.Tensor, gradient_PB: torch.Tensor) -> torch.Tensor:
         """Adam's step on each gradient, learning rate aside (LESS, section 3.1)."""
         first_P, second_P = self.moments[factor]
         first_PB = (1 - self.beta1) * gradient_PB + self.beta1 * first_P[:, None]

@@ -149,8 +149,10 @@ def scores(job: Job, source: Collection) -> np.ndarray:
 
 
 def _mean(gradients: GradientFolder) -> np.ndarray:
-    total = sum((rows.sum(0, dtype=np.float64) for rows in gradients.read()), np.float64(0))
-    return (total / gradients.collection.num_records).astype(np.float32)
+    total_d = np.zeros(gradients.width)
+    for rows_Nd in gradients.read():
+        total_d += rows_Nd.sum(0, dtype=np.float64)
+    return (total_d / gradients.collection.num_records).astype(np.float32)
 
 
 def ranks(scores_NK: np.ndarray) -> np.ndarray:
