@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 from planted import mean_loss
-from train_roads import prepared, train  # noqa: F401
+from test_lora import tensors_in
+from train_roads import prepared  # noqa: F401
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.records import read_records
@@ -20,9 +21,10 @@ from megatron_math.cli import main
 from megatron_math.curate.config import CurateConfig
 from megatron_math.curate.influence import run as room
 from megatron_math.curate.influence.gradients import TextGradients
-from megatron_math.curate.influence.texts import read_texts
+from megatron_math.curate.influence.texts import Text, read_texts
 from megatron_math.curate.influence.warm_up import opened, references
 from megatron_math.curate.run import run, run_shard
+from megatron_math.model.gpt import GPT
 from megatron_math.model.lora import is_adapter
 from megatron_math.tokenizer import load_tokenizer
 
@@ -131,10 +133,37 @@ def test_each_kind_is_nearest_to_its_own_target(chosen: Path) -> None:
     assert share > 0.8
 
 
+def rows_by_hand(
+    model: GPT, texts: list[Text], tensors: dict[str, torch.Tensor] | None, steps: int
+) -> np.ndarray:
+    """Unit rows of each text alone; with tensors of a checkpoint, of Adam's next step."""
+    factors = {name: p for name, p in model.named_parameters() if is_adapter(name)}
+    found = []
+    for text in texts:
+        for factor in factors.values():
+            factor.requires_grad_(True)
+        gradients = torch.autograd.grad(mean_loss(model, text), list(factors.values()))
+        parts = []
+        for name, gradient in zip(factors, gradients, strict=True):
+            part = gradient
+            if tensors is not None:
+                layer = name.split(".")[2]  # decoder.layers.<layer>.<map>: stacked on disk
+                key = name.replace(f"layers.{layer}.", "layers.")
+                m, v = (
+                    tensors[f"optimizer.state.{kind}.{key}"][int(layer)].view_as(gradient)
+                    for kind in ("exp_avg", "exp_avg_sq")
+                )
+                m = (0.9 * m + 0.1 * gradient) / (1 - 0.9 ** (steps + 1))
+                v = (0.95 * v + 0.05 * gradient**2) / (1 - 0.95 ** (steps + 1))
+                part = m / (v.sqrt() + 1e-8)
+            parts.append(part.flatten())
+        row = torch.cat(parts).double()
+        found.append((row / row.norm()).numpy())
+    return np.stack(found)
+
+
 def test_scores_are_those_of_the_formula(chosen: Path, world: Path, road) -> None:
     """Each text alone by autograd, moments read by torch alone, the whole sum by hand."""
-    from test_lora import tensors_in
-
     warm_up = world / "runs" / "road" / "50_train"
     rates = {r["iteration"]: r["learning-rate"] for r in read_rows(warm_up / "metrics.jsonl")}
     means = [np.mean([rates[n] for n in range(a, a + 10)]) for a in (1, 11)]
@@ -145,36 +174,15 @@ def test_scores_are_those_of_the_formula(chosen: Path, world: Path, road) -> Non
         assert reference.weight == pytest.approx(means[number] / sum(means))
         tensors = tensors_in(reference.checkpoint.folder)
         tokenizer = load_tokenizer(reference.checkpoint.folder / "tokenizer")
+        texts, target_texts = (
+            read_texts(some, tokenizer, max_tokens=64, loss="solution")
+            for some in (records, targets)
+        )
         with opened(reference, max_tokens=64, dtype="fp32") as (model, adam):
             assert adam.num_steps == reference.iteration
-            factors = {n: p for n, p in model.named_parameters() if is_adapter(n)}
-            names = {n: n.split(".")[2] for n in factors}  # decoder.layers.<number>.<map>
-
-            def rows(records: list, with_adam: bool) -> np.ndarray:
-                found = []
-                for text in read_texts(records, tokenizer, max_tokens=64, loss="solution"):
-                    for factor in factors.values():
-                        factor.requires_grad_(True)
-                    gradients = torch.autograd.grad(mean_loss(model, text), list(factors.values()))
-                    parts = []
-                    for name, gradient in zip(factors, gradients, strict=True):
-                        if with_adam:
-                            key = name.replace(f".{names[name]}.", ".", 1)
-                            m, v = (
-                                tensors[f"optimizer.state.{kind}.{key}"][int(names[name])]
-                                for kind in ("exp_avg", "exp_avg_sq")
-                            )
-                            step = adam.num_steps + 1
-                            m = (0.9 * m.view_as(gradient) + 0.1 * gradient) / (1 - 0.9**step)
-                            v = 0.95 * v.view_as(gradient) + 0.05 * gradient**2
-                            gradient = m / ((v / (1 - 0.95**step)).sqrt() + 1e-8)
-                        parts.append(gradient.flatten())
-                    row = torch.cat(parts).double()
-                    found.append((row / row.norm()).numpy())
-                return np.stack(found)
-
-            pairs = rows(records, True) @ rows(targets, False).T
-            total += reference.weight * pairs.mean(1)
+            steps = rows_by_hand(model, texts, tensors, reference.iteration)
+            plain = rows_by_hand(model, target_texts, None, reference.iteration)
+        total += reference.weight * (steps @ plain.T).mean(1)
     whole = road("curate.influence.dimension=null", name="whole")
     scored = {row["id"]: row for row in read_rows(run(whole).folder / "influence/mixed.jsonl")}
     ours = np.array([scored[record.id]["scores"]["problems"] for record in records])
