@@ -4,22 +4,19 @@ Reads: the `curate` section. Writes: <source>.jsonl, drops/<source>.jsonl and st
 20_curate/.
 """
 
-import glob
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from megatron_math.base.config import Section
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import (
     atomic_open,
     read_json,
-    sha256_file,
     sha256_json,
     write_json,
 )
@@ -27,30 +24,12 @@ from megatron_math.base.log import log
 from megatron_math.base.records import Record, read_records
 from megatron_math.base.road import Road
 from megatron_math.base.shard import Shard
-from megatron_math.base.stage import Stage, StageInput, finished_stage
-from megatron_math.benchmarks.load import Benchmark, load_benchmark, load_config
-from megatron_math.curate.config import CurateConfig, DecontaminateConfig, SourceConfig
+from megatron_math.base.stage import Stage
+from megatron_math.benchmarks.load import Benchmark
+from megatron_math.curate.config import CurateConfig
 from megatron_math.curate.decontaminate import BenchmarkText, Rule, Searcher
 from megatron_math.curate.dedup import SeenBefore
-
-if TYPE_CHECKING:
-    from megatron_math.curate.influence.run import Job
-
-STAGE = "20_curate"
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is asked: sections and files are there, benchmarks are read."""
-
-    road: Road
-    config: CurateConfig
-    stage: Stage
-    files: dict[str, list[Path]]
-    searched: list[tuple[Benchmark, Rule]]
-    targets: dict[str, list[Path]]
-    warm_up: Path | None
-    """The 50_train of the warm-up road, where influence is asked."""
+from megatron_math.curate.order import Order, read_order
 
 
 def run(road: Road) -> Stage:
@@ -58,26 +37,28 @@ def run(road: Road) -> Stage:
 
     Raises UserError for a source or a benchmark that is missing or has an unreadable row.
     """
-    order = _read_order(road)
+    order = read_order(road)
     stage, config = order.stage, order.config
     if stage.is_done():
         return stage
+    searchers = _open_searchers(order.searched) if config.influence is None else []
     stage.begin()
-    for path in [*stage.folder.glob("*.jsonl"), *stage.folder.glob("drops/*.jsonl")]:
-        path.unlink()  # a source that is no longer asked for must not be read as a result
+    for pattern in ("*.jsonl", "drops/*.jsonl", "influence/*.jsonl"):
+        for path in stage.folder.glob(pattern):
+            path.unlink()  # a source that is no longer asked for must not be read as a result
     outputs = [stage.folder / f"{name}.jsonl" for name in order.files]
     if config.influence is None:
-        stats = _curate(order, stage.folder)
+        stats = _curate(order, searchers, stage.folder)
     else:
-        from megatron_math.curate.influence.run import make_gradients, seal
+        from megatron_math.curate.influence.run import build_job, make_gradients, seal
         from megatron_math.curate.influence.selection import write_selected
 
         candidates = _candidates(order)
-        job = _job(order, candidates)
+        job = build_job(order, candidates)
         make_gradients(job, Shard(0, 1))
         stats = read_json(candidates / "stats.json")
         write_selected(job, stage.folder, candidates, stats)
-        seal(job)
+        seal(job, candidates)
         outputs += [job.folder / f"{source.name}.jsonl" for source in job.sources]
     stage.finish(stats=stats, outputs=[*outputs, stage.folder / "drops"])
     return stage
@@ -93,16 +74,16 @@ def run_shard(road: Road, part: Shard) -> Stage:
 
     Raises UserError where no influence is asked, which is what there is to share out.
     """
-    order = _read_order(road)
+    order = read_order(road)
     if order.config.influence is None:
         raise UserError(
             "--shard shares out the gradients of curate.influence, and the road has no such "
             "section; run curate without --shard"
         )
     if not order.stage.is_done():
-        from megatron_math.curate.influence.run import make_gradients
+        from megatron_math.curate.influence.run import build_job, make_gradients
 
-        make_gradients(_job(order, _candidates(order)), part)
+        make_gradients(build_job(order, _candidates(order)), part)
     return order.stage
 
 
@@ -111,34 +92,8 @@ def run_merge(road: Road) -> Stage:
     return run(road)
 
 
-def _read_order(road: Road) -> Order:
-    config = road.section("curate", CurateConfig)
-    files = {
-        name: _files(road, f"sources.{name}", source) for name, source in config.sources.items()
-    }
-    searched = _load_benchmarks(road, config.decontaminate)  # an unreadable row stops us here
-    inputs: dict[str, StageInput | Path] = {
-        f"benchmark {benchmark.name}": benchmark.rows_path for benchmark, _ in searched
-    }
-    for name, paths in files.items():
-        inputs |= {f"source {name} {number}": path for number, path in enumerate(paths)}
-    targets: dict[str, list[Path]] = {}
-    warm_up = None
-    if config.influence is not None:
-        for name, target in config.influence.targets.items():
-            targets[name] = _files(road, f"influence.targets.{name}", target)
-            inputs |= {f"target {name} {n}": path for n, path in enumerate(targets[name])}
-        warm_up = Path(os.path.normpath(road.root / config.influence.run)) / "50_train"
-        inputs["warm-up"] = finished_stage(warm_up)
-    sections: dict[str, Section] = {"curate": config}
-    sections |= {f"benchmark {benchmark.name}": benchmark.config for benchmark, _ in searched}
-    stage = Stage(road.folder(STAGE), config=sections, inputs=inputs, seed=road.seed)
-    return Order(road, config, stage, files, searched, targets, warm_up)
-
-
-def _curate(order: Order, folder: Path) -> dict[str, Any]:
+def _curate(order: Order, searchers: list[Searcher], folder: Path) -> dict[str, Any]:
     """Write what stays and what goes of every source into `folder`; returns the counts."""
-    searchers = _open_searchers(order.searched)
     seen = SeenBefore() if order.config.dedup == "exact" else None
     sources = {
         name: _curate_source(folder, name, paths, seen, searchers)
@@ -172,7 +127,8 @@ def _candidates(order: Order) -> Path:
     if not folder.is_dir():
         growing = folder.with_name(f".{folder.name}.tmp.{os.getpid()}")
         shutil.rmtree(growing, ignore_errors=True)
-        write_json(growing / "stats.json", _curate(order, growing))
+        stats = _curate(order, _open_searchers(order.searched), growing)
+        write_json(growing / "stats.json", stats)
         try:
             os.rename(growing, folder)
         except OSError:
@@ -180,83 +136,6 @@ def _candidates(order: Order) -> Path:
                 raise
             shutil.rmtree(growing)
     return folder
-
-
-def _job(order: Order, candidates: Path) -> "Job":
-    """What is scored by what, counted and digested."""
-    from megatron_math.curate.influence.blocks import Collection
-    from megatron_math.curate.influence.run import Job
-    from megatron_math.curate.influence.warm_up import references
-
-    config = order.config.influence
-    assert config is not None
-    assert order.warm_up is not None
-    counts = read_json(candidates / "stats.json")["sources"]
-    sources = [
-        Collection("source", name, [path], sha256_file(path), counts[name]["kept"])
-        for name in order.files
-        if config.kept(name, counts[name]["kept"]) is not None
-        for path in [candidates / f"{name}.jsonl"]
-    ]
-    targets = [
-        Collection(
-            "target",
-            name,
-            paths,
-            sha256_json([sha256_file(path) for path in paths]),
-            sum(1 for path in paths for _ in read_records(path)),
-        )
-        for name, paths in order.targets.items()
-    ]
-    empty = [one.name for one in (*sources, *targets) if not one.num_records]
-    if empty:
-        raise UserError(f"curate.influence: no records in {', '.join(empty)}")
-    return Job(
-        order.stage.folder / "influence",
-        config,
-        order.road.seed,
-        references(order.warm_up, config.checkpoints),
-        sources,
-        targets,
-    )
-
-
-def _files(road: Road, name: str, source: SourceConfig) -> list[Path]:
-    """The files of a source, in order; at least one."""
-    if source.stage is not None and source.file is not None:
-        path = road.done(source.stage).path / source.file
-        if not path.is_file():
-            raise UserError(f"curate.{name}: {path} does not exist in that stage")
-        return [path]
-    patterns = [source.path] if isinstance(source.path, str) else source.path or []
-    paths = []
-    for pattern in patterns:
-        found = sorted(glob.glob(pattern, recursive=True)) or [pattern]
-        paths += [Path(path) for path in found]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"curate.{name}: there is no file {path}; check the path")
-    if not paths:
-        raise UserError(f"curate.{name}: an empty list of paths; name at least one file")
-    return paths
-
-
-def _load_benchmarks(
-    road: Road, config: DecontaminateConfig | None
-) -> list[tuple[Benchmark, Rule]]:
-    """Every benchmark that is looked for, with all its rows and its rule."""
-    searched: list[tuple[Benchmark, Rule]] = []
-    for choice in config.choices() if config else []:
-        rows = choice.rows
-        if choice.stage is not None:
-            rows = road.done(choice.stage).path / load_config(choice.name).rows
-        assert config is not None
-        assert choice.rule is not None
-        searched.append((load_benchmark(choice.name, rows, config.data), choice.rule))
-    names = [benchmark.name for benchmark, _ in searched]
-    if len(set(names)) != len(names):
-        raise UserError(f"curate.decontaminate.benchmarks names one twice: {', '.join(names)}")
-    return searched
 
 
 def _open_searchers(searched: list[tuple[Benchmark, Rule]]) -> list[Searcher]:
