@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def main() -> None:
         for name, width in (("one", asked.dimension), ("one, not projected", None)):
             projection = Projection(width, "seed")
             some = texts[: max(1, asked.texts // 4)]
-            seconds = best_seconds(lambda: one_at_a_time(model, some, adam, projection))
+            seconds = best_seconds(partial(one_at_a_time, model, some, adam, projection))
             rates[name] = len(some) / seconds
     print(
         json.dumps(
