@@ -110,7 +110,12 @@ def synthesize(
     _run_one("synthesize", yaml, overrides, runs, dry_run)
 
 
-@app.command(epilog=_keys(("curate", "megatron_math.curate.config", "CurateConfig")))
+@app.command(
+    epilog=_keys(
+        ("curate", "megatron_math.curate.config", "CurateConfig"),
+        ("curate.influence", "megatron_math.curate.config", "InfluenceConfig"),
+    )
+)
 def curate(
     yaml: RoadFile,
     overrides: Overrides = None,

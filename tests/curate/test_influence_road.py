@@ -190,6 +190,16 @@ def test_scores_are_those_of_the_formula(chosen: Path, world: Path, road) -> Non
     assert np.abs(ours - total).max() < 1e-4
 
 
+def test_half_precision_chooses_about_the_same(chosen: Path, road) -> None:
+    half = run(road("curate.influence.dtype=bf16")).folder
+    one, other = (
+        [row["score"] for row in read_rows(folder / "influence" / "mixed.jsonl")]
+        for folder in (chosen, half)
+    )
+    print(f"largest difference: {np.abs(np.subtract(one, other)).max():.1e}")
+    assert np.corrcoef(one, other)[0, 1] > 0.99
+
+
 def test_shards_give_the_same_bytes(chosen: Path, road, monkeypatch) -> None:
     asked = road()
     for index in (2, 0, 1):
