@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from megatron_math.curate.influence.gradients import TextGradients
 from megatron_math.curate.influence.texts import Text, read_texts
 from megatron_math.curate.influence.warm_up import opened, references
 from megatron_math.curate.run import run, run_shard
+from megatron_math.device.start import PASSED_ON
 from megatron_math.model.gpt import GPT
 from megatron_math.model.lora import is_adapter
 from megatron_math.tokenizer import load_tokenizer
@@ -52,7 +54,10 @@ def world(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # 
     folder = tmp_path_factory.mktemp("influence")
     shutil.copytree(prepared / "runs", folder / "runs", symlinks=True)
     warm_up = Road.load(prepared / "road.yaml", WARM_UP, folder / "runs")
+    handlers = {number: signal.getsignal(number) for number in PASSED_ON}
     train_rank(warm_up, read_order(warm_up))
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     problems = list(read_records(warm_up.folder("10_synthesize") / "problems.jsonl"))
     plain = list(read_records(prepared / "general.jsonl"))
     rows = [record.to_json() for record in problems[: NUM_PROBLEMS + NUM_TARGETS]]
