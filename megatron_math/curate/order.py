@@ -1,0 +1,94 @@
+"""What the room is asked: sources, benchmarks, targets and the warm-up, found and read."""
+
+import glob
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_math.base.config import Section
+from megatron_math.base.errors import UserError
+from megatron_math.base.road import Road
+from megatron_math.base.stage import Stage, StageInput, finished_stage
+from megatron_math.benchmarks.load import Benchmark, load_benchmark, load_config
+from megatron_math.curate.config import CurateConfig, DecontaminateConfig, SourceConfig
+from megatron_math.curate.decontaminate import Rule
+
+STAGE = "20_curate"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked: sections and files are there, benchmarks are read."""
+
+    road: Road
+    config: CurateConfig
+    stage: Stage
+    files: dict[str, list[Path]]
+    searched: list[tuple[Benchmark, Rule]]
+    targets: dict[str, list[Path]]
+    warm_up: Path | None
+    """The 50_train of the warm-up road, where influence is asked."""
+
+
+def read_order(road: Road) -> Order:
+    """Resolve files, read benchmarks, digest inputs. UserError for what is missing."""
+    config = road.section("curate", CurateConfig)
+    files = {
+        name: _files(road, f"sources.{name}", source) for name, source in config.sources.items()
+    }
+    searched = _load_benchmarks(road, config.decontaminate)  # an unreadable row stops us here
+    inputs: dict[str, StageInput | Path] = {
+        f"benchmark {benchmark.name}": benchmark.rows_path for benchmark, _ in searched
+    }
+    for name, paths in files.items():
+        inputs |= {f"source {name} {number}": path for number, path in enumerate(paths)}
+    targets: dict[str, list[Path]] = {}
+    warm_up = None
+    if config.influence is not None:
+        for name, target in config.influence.targets.items():
+            targets[name] = _files(road, f"influence.targets.{name}", target)
+            inputs |= {f"target {name} {n}": path for n, path in enumerate(targets[name])}
+        warm_up = Path(os.path.normpath(road.root / config.influence.run)) / "50_train"
+        inputs["warm-up"] = finished_stage(warm_up)
+    sections: dict[str, Section] = {"curate": config}
+    sections |= {f"benchmark {benchmark.name}": benchmark.config for benchmark, _ in searched}
+    stage = Stage(road.folder(STAGE), config=sections, inputs=inputs, seed=road.seed)
+    return Order(road, config, stage, files, searched, targets, warm_up)
+
+
+def _files(road: Road, name: str, source: SourceConfig) -> list[Path]:
+    """The files of a source, in order; at least one."""
+    if source.stage is not None and source.file is not None:
+        path = road.done(source.stage).path / source.file
+        if not path.is_file():
+            raise UserError(f"curate.{name}: {path} does not exist in that stage")
+        return [path]
+    patterns = [source.path] if isinstance(source.path, str) else source.path or []
+    paths = []
+    for pattern in patterns:
+        found = sorted(glob.glob(pattern, recursive=True)) or [pattern]
+        paths += [Path(path) for path in found]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"curate.{name}: there is no file {path}; check the path")
+    if not paths:
+        raise UserError(f"curate.{name}: an empty list of paths; name at least one file")
+    return paths
+
+
+def _load_benchmarks(
+    road: Road, config: DecontaminateConfig | None
+) -> list[tuple[Benchmark, Rule]]:
+    """Every benchmark that is looked for, with all its rows and its rule."""
+    searched: list[tuple[Benchmark, Rule]] = []
+    for choice in config.choices() if config else []:
+        rows = choice.rows
+        if choice.stage is not None:
+            rows = road.done(choice.stage).path / load_config(choice.name).rows
+        assert config is not None
+        assert choice.rule is not None
+        searched.append((load_benchmark(choice.name, rows, config.data), choice.rule))
+    names = [benchmark.name for benchmark, _ in searched]
+    if len(set(names)) != len(names):
+        raise UserError(f"curate.decontaminate.benchmarks names one twice: {', '.join(names)}")
+    return searched
