@@ -7,27 +7,34 @@ from pathlib import Path
 
 from megatron_math.base.config import Section
 from megatron_math.base.errors import UserError
+from megatron_math.base.files import sha256_file, sha256_json
+from megatron_math.base.records import read_records
 from megatron_math.base.road import Road
 from megatron_math.base.stage import Stage, StageInput, finished_stage
 from megatron_math.benchmarks.load import Benchmark, load_benchmark, load_config
 from megatron_math.curate.config import CurateConfig, DecontaminateConfig, SourceConfig
 from megatron_math.curate.decontaminate import Rule
+from megatron_math.curate.influence.blocks import Collection
+from megatron_math.curate.influence.warm_up import Reference, references
 
 STAGE = "20_curate"
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked: sections and files are there, benchmarks are read."""
+    """What is asked: sections and files are there, benchmarks are read.
+
+    targets, references: of influence, where it is asked and the stage is not up to date, which
+    needs neither.
+    """
 
     road: Road
     config: CurateConfig
     stage: Stage
     files: dict[str, list[Path]]
     searched: list[tuple[Benchmark, Rule]]
-    targets: dict[str, list[Path]]
-    warm_up: Path | None
-    """The 50_train of the warm-up road, where influence is asked."""
+    targets: list[Collection]
+    references: list[Reference]
 
 
 def read_order(road: Road) -> Order:
@@ -42,18 +49,33 @@ def read_order(road: Road) -> Order:
     }
     for name, paths in files.items():
         inputs |= {f"source {name} {number}": path for number, path in enumerate(paths)}
-    targets: dict[str, list[Path]] = {}
-    warm_up = None
-    if config.influence is not None:
-        for name, target in config.influence.targets.items():
-            targets[name] = _files(road, f"influence.targets.{name}", target)
-            inputs |= {f"target {name} {n}": path for n, path in enumerate(targets[name])}
-        warm_up = Path(os.path.normpath(road.root / config.influence.run)) / "50_train"
+    influence, target_files = config.influence, {}
+    if influence is not None:
+        for name, target in influence.targets.items():
+            target_files[name] = _files(road, f"influence.targets.{name}", target)
+            inputs |= {f"target {name} {n}": path for n, path in enumerate(target_files[name])}
+        warm_up = Path(os.path.normpath(road.root / influence.run)) / "50_train"
         inputs["warm-up"] = finished_stage(warm_up)
     sections: dict[str, Section] = {"curate": config}
     sections |= {f"benchmark {benchmark.name}": benchmark.config for benchmark, _ in searched}
     stage = Stage(road.folder(STAGE), config=sections, inputs=inputs, seed=road.seed)
-    return Order(road, config, stage, files, searched, targets, warm_up)
+    if influence is None or stage.is_done():
+        return Order(road, config, stage, files, searched, [], [])
+    targets = [_target(name, paths) for name, paths in target_files.items()]
+    found = references(warm_up, influence.checkpoints)
+    return Order(road, config, stage, files, searched, targets, found)
+
+
+def _target(name: str, paths: list[Path]) -> Collection:
+    """A subtask, its records counted."""
+    num_records = sum(1 for path in paths for _ in read_records(path))
+    if not num_records:
+        raise UserError(
+            f"curate.influence.targets.{name}: there are no records in "
+            f"{', '.join(map(str, paths))}; leave it out, or give it some"
+        )
+    digest = sha256_json([sha256_file(path) for path in paths])
+    return Collection("target", name, paths, digest, num_records)
 
 
 def _files(road: Road, name: str, source: SourceConfig) -> list[Path]:

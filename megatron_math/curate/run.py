@@ -7,6 +7,7 @@ Reads: the `curate` section. Writes: <source>.jsonl, drops/<source>.jsonl and st
 import json
 import os
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -87,11 +88,6 @@ def run_shard(road: Road, part: Shard) -> Stage:
     return order.stage
 
 
-def run_merge(road: Road) -> Stage:
-    """Choose, once the parts are there; what of them is missing is made here."""
-    return run(road)
-
-
 def _curate(order: Order, searchers: list[Searcher], folder: Path) -> dict[str, Any]:
     """Write what stays and what goes of every source into `folder`; returns the counts."""
     seen = SeenBefore() if order.config.dedup == "exact" else None
@@ -125,8 +121,7 @@ def _candidates(order: Order) -> Path:
     }
     folder = order.stage.folder / "influence" / f"candidates-{sha256_json(key)[:12]}"
     if not folder.is_dir():
-        growing = folder.with_name(f".{folder.name}.tmp.{os.getpid()}")
-        shutil.rmtree(growing, ignore_errors=True)
+        growing = folder.with_name(f".{folder.name}.tmp.{uuid.uuid4().hex}")
         stats = _curate(order, _open_searchers(order.searched), growing)
         write_json(growing / "stats.json", stats)
         try:

@@ -4,6 +4,7 @@
 own settings, and gives answers as they come: generations, or the reason why there are none.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -49,9 +50,9 @@ class Request:
                 f"string may be empty; found {self.max_new_tokens} tokens, {self.n} samples, stop "
                 f"{self.stop!r}, prompt {self.prompt!r:.80}"
             )
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not (0 <= self.temperature < math.inf and 0 < self.top_p <= 1):
             raise UserError(
-                f"a temperature is at least 0 and top_p above 0 and at most 1; found "
+                f"a temperature is a number from 0 on and top_p above 0 and at most 1; found "
                 f"{self.temperature} and {self.top_p}"
             )
         try:

@@ -155,6 +155,8 @@ class _Pass:
                 else:
                     self._waiting[key].append(number)
             self._next = None
+            if place is not None and self._keep is not None:
+                self._keep(number, kept.file.read(place))
             if is_new:
                 yield request
 

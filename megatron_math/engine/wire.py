@@ -61,7 +61,7 @@ def answer_of(raw: bytes, request: Request, api: Api) -> Answer:
     """
     try:
         reply = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise FaultyReply(f"the reply is not JSON: {raw[:80]!r}") from None
     choices = reply.get("choices") if isinstance(reply, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
@@ -111,7 +111,7 @@ def error_in(raw: bytes) -> tuple[str, str]:
     """(message, code) of an error's body; the body's beginning where it is not JSON."""
     try:
         error = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         error = None
     if isinstance(error, dict):
         inner = error.get("error", error)
@@ -139,7 +139,7 @@ def _generation(choice: dict[str, Any], request: Request, api: Api, num_tokens: 
         raise Refused("the server's content filter took the answer away")
     if text is None and finish == "length" and isinstance(holder, dict):
         text = ""  # all tokens went into reasoning that the server keeps apart
-    if not isinstance(text, str) or finish not in FINISHES:
+    if not isinstance(text, str) or not isinstance(finish, str) or finish not in FINISHES:
         raise FaultyReply(f"a choice without text or with finish_reason {finish!r}")
     try:
         text.encode("utf-8")

@@ -54,6 +54,15 @@ def test_nothing_is_asked_twice(tmp_path: Path) -> None:
         assert len(asked(engine)) == 3
 
 
+def test_known_answers_are_reported_like_new_ones(tmp_path: Path) -> None:
+    with kept(tmp_path) as engine:
+        list(engine.answers(requests_for(2)))
+        reported: dict[int, Answer] = {}
+        answers = dict(engine.answers(requests_for(4), reported.__setitem__))
+    assert reported == answers
+    assert len(answers) == 4
+
+
 def test_the_key_holds_all_that_decides_and_nothing_else() -> None:
     base = Request("p", 8)
     others = [
@@ -266,7 +275,8 @@ def test_a_greedy_engine_in_a_budget(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "keys",
     [{"prompt": ""}, {"max_new_tokens": 0}, {"n": 0}, {"stop": ("",)}, {"temperature": -1}]
-    + [{"top_p": 0}, {"prompt": "\ud800"}],
+    + [{"top_p": 0}, {"prompt": "\ud800"}, {"temperature": float("nan")}]
+    + [{"temperature": float("inf")}],
 )
 def test_a_request_that_nobody_can_answer(keys: dict[str, Any]) -> None:
     with pytest.raises(UserError):

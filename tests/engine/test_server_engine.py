@@ -15,6 +15,7 @@ from megatron_math.base.errors import UserError
 from megatron_math.engine.config import ServerConfig
 from megatron_math.engine.interface import Answer, Message, Request
 from megatron_math.engine.server import ServerEngine
+from megatron_math.engine.wire import FaultyReply, answer_of, error_in
 
 CANARY = "sk-canary-0123456789abcdef"
 
@@ -184,6 +185,21 @@ def test_empty_and_filtered_answers() -> None:
     assert answers["reasoned"].generations[0].finish == "length"
     assert answers["empty"].generations[0].text == ""
     assert "no character" in str(answers["surrogate"].failure)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"\xff", b"[" * 100_000, b"7", b'{"choices": {}}', b'{"choices": [7]}']
+    + [b'{"choices": [{"finish_reason": %s, "message": {"content": "x"}}]}' % finish
+       for finish in (b"[]", b"{}", b"7", b"null", b'"gone"')]
+    + [b'{"choices": [{"finish_reason": "stop", "message": %s}]}' % message
+       for message in (b"7", b"{}", b'{"content": ["x"]}')]
+    + [b'{"choices": [{"finish_reason": "stop", "index": "0", "message": {"content": "x"}}]}'],
+)  # fmt: skip
+def test_no_garbage_is_taken_for_an_answer(raw: bytes) -> None:
+    with pytest.raises(FaultyReply):
+        answer_of(raw, Request("p", 4), "chat")
+    error_in(raw)
 
 
 def test_the_caller_pulls_requests_only_as_there_is_room() -> None:

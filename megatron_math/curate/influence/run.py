@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import read_json, sha256_file, sha256_json
+from megatron_math.base.files import read_json, sha256_file
 from megatron_math.base.log import log
-from megatron_math.base.records import read_records
 from megatron_math.base.shard import Shard
 from megatron_math.curate.config import InfluenceConfig
 from megatron_math.curate.influence.blocks import Collection, GradientFolder, gradient_folder
 from megatron_math.curate.influence.texts import read_texts
-from megatron_math.curate.influence.warm_up import Reference, opened, references
+from megatron_math.curate.influence.warm_up import Reference, opened
 from megatron_math.curate.order import Order
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.lora_config import checkpoint_lora
@@ -63,11 +62,10 @@ class Job:
 def build_job(order: Order, candidates: Path) -> Job:
     """What is asked, with records counted and digested; candidates: the folder with them.
 
-    Raises UserError where there is nothing to score, or nothing to score it by.
+    Raises UserError where there is nothing to score.
     """
     config = order.config.influence
     assert config is not None
-    assert order.warm_up is not None
     counts = read_json(candidates / "stats.json")["sources"]
     sources = [
         Collection("source", name, [path], sha256_file(path), counts[name]["kept"])
@@ -75,29 +73,19 @@ def build_job(order: Order, candidates: Path) -> Job:
         if config.kept(name, counts[name]["kept"]) is not None
         for path in [candidates / f"{name}.jsonl"]
     ]
-    targets = [
-        Collection(
-            "target",
-            name,
-            paths,
-            sha256_json([sha256_file(path) for path in paths]),
-            sum(1 for path in paths for _ in read_records(path)),
-        )
-        for name, paths in order.targets.items()
-    ]
-    empty = [one.name for one in (*sources, *targets) if not one.num_records]
+    empty = [one.name for one in sources if not one.num_records]
     if empty:
         raise UserError(
-            f"curate.influence: there are no records in {', '.join(empty)}; leave it out of "
-            "influence.keep (by source) or influence.targets"
+            f"curate.influence: no record of {', '.join(empty)} is left to choose from; name the "
+            "other sources in influence.keep"
         )
     return Job(
         order.stage.folder / "influence",
         config,
         order.road.seed,
-        references(order.warm_up, config.checkpoints),
+        order.references,
         sources,
-        targets,
+        order.targets,
     )
 
 

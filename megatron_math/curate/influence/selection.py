@@ -34,7 +34,8 @@ def write_selected(job: Job, stage_folder: Path, candidates: Path, stats: dict[s
             atomic_open(drops) as dropped,
             atomic_open(job.folder / before.name) as all_scores,
         ):
-            dropped.write((candidates / "drops" / before.name).read_text(encoding="utf-8"))
+            with open(candidates / "drops" / before.name, encoding="utf-8") as earlier:
+                shutil.copyfileobj(earlier, dropped)
             for at, (_, row) in enumerate(enumerate_rows(before)):
                 best = int(scores_NK[at].argmax())
                 said = {

@@ -50,10 +50,10 @@ def references(training: Path, wanted: list[int] | None) -> list[Reference]:
     """The checkpoints of a warm-up, weighted by the mean learning rate of the steps behind each.
 
     training: its 50_train. The steps of a checkpoint are those since the one before it, among
-    those that count. Raises UserError where one is missing or has no adapters.
+    those that count. Raises UserError where one is missing, has no adapters or has experts.
     """
     found = {c.iteration: c for c in complete_checkpoints(training / "checkpoints")}
-    chosen = sorted(wanted if wanted is not None else [n for n in found if n is not None])
+    chosen = sorted(set(wanted) if wanted is not None else [n for n in found if n is not None])
     missing = [number for number in chosen if number not in found]
     if missing or not chosen:
         raise UserError(
@@ -66,6 +66,11 @@ def references(training: Path, wanted: list[int] | None) -> list[Reference]:
             raise UserError(
                 f"curate.influence.run: {found[number].folder} has no adapters; train the warm-up "
                 "with train.lora"
+            )
+        if _model_of(found[number]).num_experts is not None:
+            raise UserError(
+                f"curate.influence.run: {found[number].folder} has experts, which influence cannot "
+                "be computed with; choose a dense model for the warm-up"
             )
     rates = _learning_rates(training / "metrics.jsonl")
     means, before = [], 0
@@ -81,6 +86,10 @@ def references(training: Path, wanted: list[int] | None) -> list[Reference]:
     ]
 
 
+def _model_of(checkpoint: Checkpoint) -> ModelConfig:
+    return ModelConfig.model_validate(checkpoint.read("model.json"))
+
+
 def _learning_rates(path: Path) -> dict[int, float]:
     """By iteration; of one that was done again the last."""
     with open(path, encoding="utf-8") as file:
@@ -94,7 +103,7 @@ def opened(
 ) -> Iterator[tuple["GPT", "AdamState"]]:
     """The model of a checkpoint, in this process alone, and its optimizer's state of the adapters.
 
-    Raises UserError for a damaged checkpoint, or one of a model that this cannot be done for.
+    Raises UserError for a damaged checkpoint, or where several processes were started together.
     """
     import torch
 
@@ -111,9 +120,7 @@ def opened(
             "more with --shard I/N, each without torchrun and with one task"
         )
     checkpoint = open_checkpoint(reference.checkpoint.folder)
-    config = ModelConfig.model_validate(checkpoint.read("model.json"))
-    if config.num_experts is not None:
-        raise UserError("curate.influence: a model with experts is not supported as a warm-up")
+    config = _model_of(checkpoint)
     train = checkpoint.read("config.json")["train"]
     grid = Grid.model_validate({})
     with open_device(grid, 0):
