@@ -45,7 +45,7 @@ def choose(logits_BV: Any, draws: Sequence[Draw | None]) -> Any:
 
     rows_D = torch.tensor(list(drawing), device=logits_BV.device)
     scaled_DV = logits_BV[rows_D].float() / column([d.temperature for d in drawing.values()])
-    shares_DV, order_DV = scaled_DV.softmax(-1).sort(-1, descending=True, stable=True)
+    shares_DV, order_DV = scaled_DV.softmax(-1).sort(dim=-1, descending=True, stable=True)
     before_DV = shares_DV.cumsum(-1) - shares_DV
     shares_DV[before_DV >= column([draw.top_p for draw in drawing.values()])] = 0
     shares_DV[:, 0].clamp_(min=torch.finfo(torch.float32).tiny)

@@ -1,13 +1,12 @@
 """Gradients of texts in batches are those of each text alone, and come five times as fast."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 from planted import (
-    MODEL,
     mean_loss,
     one_at_a_time,
     random_moments,
@@ -62,7 +61,6 @@ def test_scores_are_dot_products_of_each_text_alone(model: GPT) -> None:
     ours = maker.rows(texts, adam) @ maker.rows(targets, None).T
     plainly = maker.rows(texts, None) @ maker.rows(targets, None).T
     expected = by_hand(model, texts, adam) @ by_hand(model, targets, None).T
-    model.requires_grad_(False)
     difference = np.abs(ours - expected).max()
     print(f"largest difference {difference:.1e} of scores of {np.abs(expected).mean():.3f}")
     assert difference < 1e-4
@@ -76,9 +74,8 @@ def test_projected_rows_are_the_matrix_times_the_whole_ones(model: GPT) -> None:
     projection = Projection(dimension, "seed")
     projection.add(torch.eye(rows_BP.shape[1]))
     matrix_Pd = projection.finish()
-    with small_model(LORA) as again:
-        maker = TextGradients(again, Projection(dimension, "seed"), batch_tokens=4096)
-        ours = maker.rows(texts, None)
+    maker = TextGradients(model, Projection(dimension, "seed"), batch_tokens=4096)
+    ours = maker.rows(texts, None)
     expected = torch.nn.functional.normalize(rows_BP @ matrix_Pd, dim=1).numpy()
     assert np.abs(ours - expected).max() < 1e-5
 
@@ -98,23 +95,20 @@ def test_a_text_without_loss_is_a_row_of_zeros(model: GPT) -> None:
     assert np.linalg.norm(maker.rows(texts, None), axis=1).round(3).tolist() == [1, 1, 0, 0]
 
 
-def test_batches_are_five_times_as_fast_as_one_text_at_a_time() -> None:
-    """Both with Adam's steps and the projection; the best of three turns each."""
+def test_batches_are_five_times_as_fast_as_one_text_at_a_time(model: GPT) -> None:
+    """Both with Adam's steps and the projection; the best of three turns each, in processor time.
+
+    Against plain gradients alone: `python tests/bench/curate/influence_rate.py`.
+    """
     texts = [text for text in random_texts(400, longest=48) if len(text.ids) > 24][:128]
 
-    def seconds(work) -> float:
+    def rate(work: Callable[[], np.ndarray]) -> float:
         begun = time.process_time()
-        work()
-        return time.process_time() - begun
+        return len(work()) / (time.process_time() - begun)
 
-    with small_model(LORA) as model:
-        adam, projection = random_moments(model), Projection(1024, "seed")
-        maker = TextGradients(model, projection, batch_tokens=4096)
-        batched = min(seconds(lambda: maker.rows(texts, adam)) for _ in range(3))
-    with small_model(LORA) as model:
-        adam, projection = random_moments(model), Projection(1024, "seed")
-        singly = min(
-            seconds(lambda: one_at_a_time(model, texts, adam, projection)) for _ in range(3)
-        )
-    print(f"{len(texts) / batched:.0f} texts/s for {len(texts) / singly:.0f}, {MODEL.hidden_size}")
-    assert singly > 5 * batched
+    adam, projection = random_moments(model), Projection(1024, "seed")
+    maker = TextGradients(model, projection, batch_tokens=4096)
+    batched = max(rate(lambda: maker.rows(texts, adam)) for _ in range(3))
+    singly = max(rate(lambda: one_at_a_time(model, texts[:32], adam, projection)) for _ in range(3))
+    print(f"{batched:.0f} texts/s for {singly:.0f}")
+    assert batched > 5 * singly

@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from fault_server import FaultServer, answer_text
 
 COUNT = 400
-KILLS = 6
 CONCURRENCY = 8
 CANARY = "sk-canary-fedcba9876543210"
 
@@ -22,7 +22,8 @@ def prompts_on_disk(folder: Path) -> list[str]:
     return [json.loads(line)["request"]["prompt"] for line in whole.splitlines()]
 
 
-def test_killed_again_and_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.soak)])
+def test_killed_again_and_again(tmp_path: Path, kills: int) -> None:
     generator = random.Random(11)
     folder = tmp_path / "answers"
     outputs = []
@@ -36,9 +37,9 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     with FaultServer(delay_s=0.004) as server:
-        for _ in range(KILLS):
+        for _ in range(kills):
             begun, known = len(server.calls), set(prompts_on_disk(folder))
-            kill_at = begun + generator.randrange(1, COUNT // KILLS)
+            kill_at = begun + generator.randrange(1, COUNT // kills)
             client = start()
             server.wait_for(lambda: len(server.calls) >= kill_at, "calls")  # noqa: B023
             os.kill(client.pid, signal.SIGKILL)

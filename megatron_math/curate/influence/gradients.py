@@ -8,7 +8,8 @@ go into the projection: gradients of a whole model are never in memory.
 Shapes: S positions, B texts, I inputs and O outputs of a map, r rank, P numbers of a factor.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,21 +47,19 @@ class AdamState:
 
 
 class TextGradients:
-    """Hooks on a model with adapters, which computes nothing else afterwards.
+    """A model with adapters, and what its texts' gradients are projected to.
 
-    The model's parameters are frozen: no gradient is kept that is not one text's.
+    `rows` freezes the model's parameters: no gradient is kept that is not one text's.
     """
 
     def __init__(self, model: GPT, projection: Projection, *, batch_tokens: int) -> None:
-        self.model, self.projection, self.batch_tokens = model.eval(), projection, batch_tokens
+        self.model, self.projection, self.batch_tokens = model, projection, batch_tokens
         self.adam: AdamState | None = None
         self._scale_B = torch.empty(0)
-        model.requires_grad_(False)
-        model.embedding.register_forward_hook(_wants_gradient)
-        self.num_numbers = 0
-        for _, _, adapted in adapted_maps(model):
-            adapted.register_forward_hook(self._passes)
-            self.num_numbers += adapted.lora_A.numel() + adapted.lora_B.numel()
+        self._adapted = [adapted for _, _, adapted in adapted_maps(model)]
+        self.num_numbers = sum(
+            adapted.lora_A.numel() + adapted.lora_B.numel() for adapted in self._adapted
+        )
 
     def rows(self, texts: Sequence[Text], adam: AdamState | None) -> np.ndarray:
         """Unit rows, fp32 [texts, d], in the order of `texts`; zeros for one without loss.
@@ -75,12 +74,24 @@ class TextGradients:
         )
         self.adam = adam
         begin = 0
-        while begin < len(order):  # texts of about one length, the longest first
-            each = max(1, self.batch_tokens // len(texts[order[begin]].ids))
-            batch = order[begin : begin + each]
-            rows[batch] = self._batch([texts[n] for n in batch]).cpu().numpy()
-            begin += each
+        with self._listening():
+            while begin < len(order):  # texts of about one length, the longest first
+                each = max(1, self.batch_tokens // len(texts[order[begin]].ids))
+                batch = order[begin : begin + each]
+                rows[batch] = self._batch([texts[n] for n in batch]).cpu().numpy()
+                begin += each
         return rows
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        self.model.eval().requires_grad_(False)
+        handles = [self.model.embedding.register_forward_hook(_wants_gradient)]
+        handles += [adapted.register_forward_hook(self._passes) for adapted in self._adapted]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _batch(self, texts: Sequence[Text]) -> torch.Tensor:
         device = next(self.model.parameters()).device
