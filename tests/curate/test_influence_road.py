@@ -271,11 +271,12 @@ def test_another_share_or_target_computes_no_gradient_twice(world: Path, road, m
         ("keep=0", "keep"),
         ("dimension=1000", "power of two"),
         ("targets={}", "targets"),
-        ("targets={none: {path: /dev/null}}", "targets.none: there are no records"),
+        ("targets={none: {path: WORLD/none.jsonl}}", "targets.none: there are no records"),
     ],
 )
-def test_what_cannot_be_is_refused(road, override: str, complaint: str) -> None:
-    asked = road(f"curate.influence.{override}")
+def test_what_cannot_be_is_refused(road, world: Path, override: str, complaint: str) -> None:
+    (world / "none.jsonl").touch()
+    asked = road(f"curate.influence.{override.replace('WORLD', str(world))}")
     with pytest.raises(UserError, match=complaint):
         run(asked)
     assert not asked.folder("20_curate").exists(), "hours of other work before the fault is said"
