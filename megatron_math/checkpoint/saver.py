@@ -21,6 +21,7 @@ from typing import IO, Any
 import torch
 
 from megatron_math.base.log import log
+from megatron_math.checkpoint.copies import Copies
 from megatron_math.checkpoint.folders import temporary_name
 from megatron_math.checkpoint.pieces import Piece, rank_state
 from megatron_math.checkpoint.state import model_state
@@ -68,6 +69,10 @@ class Saver:
     """The last iteration that could not be written here, and why."""
     published: int | None = None
     """The newest iteration that was published; known to rank 0."""
+    copies: Copies | None = None
+    """Of the state in the memory or on the disk of a few nodes."""
+    _is_copy: bool = False
+    """What is being written, or was last."""
     _memory: "_Memory" = field(default_factory=lambda: _Memory())
     _writer: "subprocess.Popen[str] | ForkedWriter | None" = None
 
@@ -77,11 +82,18 @@ class Saver:
             self._memory = _Memory(self._writer.memory)
 
     def start(
-        self, models: Sequence[Any], optimizer: Any, iteration: int, extras: Extras | None
+        self,
+        models: Sequence[Any],
+        optimizer: Any,
+        iteration: int,
+        extras: Extras | None,
+        *,
+        as_copy: bool = False,
     ) -> None:
         """Copy this rank's part of the state and have it written. Only the copy takes time.
 
-        extras: given on rank 0. An earlier save must have ended.
+        extras: given on rank 0. as_copy: as one of `copies`, of which `failed` and `published` say
+        nothing. An earlier save must have ended.
         """
         assert self.pending is None, self.pending
         assert (extras is not None) == (self.rank == 0)
@@ -95,7 +107,11 @@ class Saver:
             "pieces": table,
             "objects": {key: as_bytes([value]) for key, value in found.objects.items()},
             "seal": None,
+            "copy": None,
         }
+        if as_copy:
+            assert self.copies is not None
+            job["folder"], job["copy"] = self.copies.begin(iteration, self.ask)
         if extras is not None:
             common = {"optimizer": common_optimizer_state(optimizer), "iteration": iteration}
             job["seal"] = {
@@ -110,7 +126,7 @@ class Saver:
         for piece, row in zip(found.pieces, table, strict=True):
             self._memory.put(row["at"], piece.values)
         self._memory.put(num_bytes, torch.frombuffer(bytearray(written), dtype=torch.uint8))
-        self.pending, self.failed = iteration, None
+        self.pending, self.failed, self._is_copy = iteration, None, as_copy
         if not self.asynchronous:
             self._take(carry_out(json.loads(written), self._memory.view()))
             return
@@ -132,12 +148,30 @@ class Saver:
             return
         self._take(json.loads(line))
 
+    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
+        """What the writer, which must be idle, says to an order. Waits for it."""
+        assert self.pending is None, self.pending
+        self._begin(0)
+        try:
+            self._tell(order)
+            line = self._writer.stdout.readline()  # type: ignore[union-attr]
+        except OSError:
+            line = ""
+        return json.loads(line) if line else {}
+
     def _take(self, report: dict[str, Any]) -> None:
         if "failed" in report:
-            self.failed = report["failed"], report["reason"]
-        elif self.rank == 0:
+            self._fails(report["failed"], report["reason"])
+        elif self.rank == 0 and not self._is_copy:
             self.published = report["done"]
         self.pending = None
+
+    def _fails(self, iteration: int, reason: str) -> None:
+        if self._is_copy:
+            assert self.copies is not None
+            self.copies.failed = iteration, reason
+        else:
+            self.failed = iteration, reason
 
     def remove(self, folders: Sequence[Path]) -> None:
         """Have folders removed that nobody looks for any more."""
@@ -162,7 +196,8 @@ class Saver:
 
     def _lost(self, reason: str) -> None:
         assert self.pending is not None
-        self.failed, self.pending = (self.pending, reason), None
+        self._fails(self.pending, reason)
+        self.pending = None
         if self._writer is not None:
             self._writer.kill()
             self._writer.wait()
@@ -194,6 +229,8 @@ class Saver:
                 env=lone_process(sees_gpu=False),
                 text=True,
             )
+            if self.copies is not None and self.copies.listening is not None:
+                self._tell({"listen": self.copies.listening})  # where the one before did
 
     def _tell(self, job: dict[str, Any]) -> None:
         assert self._writer is not None

@@ -62,6 +62,15 @@ def state_tensors(models: Sequence[Any], optimizer: Any) -> list[Named]:
     return found
 
 
+def gradient_tensors(models: Sequence[Any]) -> list[Named]:
+    """The buffers that gradients are added up in, on this rank."""
+    return [
+        Named("gradients", buffer.grad_data, "state")
+        for model in models
+        for buffer in (*model.buffers, *model.expert_parallel_buffers)
+    ]
+
+
 def digests(named: Sequence[Named]) -> torch.Tensor:
     """One number for each, int64."""
     return torch.stack([digest(one.tensor) for one in named])

@@ -97,11 +97,14 @@ def pinned(tensor: torch.Tensor, torch_device: torch.device) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def open_device(grid: Grid, seed: int, *, timeout_minutes: float = 30.0) -> Iterator[Device]:
+def open_device(
+    grid: Grid, seed: int, *, timeout_minutes: float = 30.0, meeting_seconds: float = 600.0
+) -> Iterator[Device]:
     """Join the process group, lay the grid over it, seed; undo it all at the end.
 
-    Without a launcher this is a world of one process. Raises `UserError` when the grid does not
-    divide the world. On a CPU the patches of `on_cpu` are applied and stay for the process's life.
+    Without a launcher this is a world of one process. Raises NobodyCame where ranks are not there
+    within `meeting_seconds` of the first, `UserError` when the grid does not divide the world. On a
+    CPU the patches of `on_cpu` are applied and stay for the process's life.
     """
     launched = launched_ranks()
     rank, world, local_rank = launched or (0, 1, 0)
@@ -118,7 +121,10 @@ def open_device(grid: Grid, seed: int, *, timeout_minutes: float = 30.0) -> Iter
     timeout = datetime.timedelta(minutes=timeout_minutes)
     sockets = contextlib.nullcontext() if launched else alone()
     with sockets, contextlib.ExitStack() as opened:
-        store = _store(rank, world, timeout) if launched else dist.HashStore()  # nobody to meet
+        meeting = datetime.timedelta(seconds=meeting_seconds)
+        store = _store(rank, world, meeting) if launched else dist.HashStore()  # nobody to meet
+        if store is not None:
+            store.set_timeout(timeout)
         dist.init_process_group(
             "nccl" if kind == "cuda" else "gloo",
             init_method=None if store is not None else "env://",

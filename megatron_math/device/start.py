@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Protocol
+from typing import Literal, Protocol
 
 from megatron_math.base.errors import EXIT_STOPPED, UserError
 from megatron_math.base.log import log
@@ -61,7 +61,7 @@ def rendezvous(environment: Mapping[str, str] | None = None) -> tuple[str, int]:
     if "MASTER_ADDR" in env:
         address = env["MASTER_ADDR"]
     elif node_list:
-        address = _reachable(first_host(node_list))
+        address = _reachable(hosts(node_list)[0])
     else:
         address = LOOPBACK
     if "MASTER_PORT" in env:
@@ -75,12 +75,37 @@ def rendezvous(environment: Mapping[str, str] | None = None) -> tuple[str, int]:
     return address, port
 
 
-def first_host(node_list: str) -> str:
-    """First name of a SLURM node list: `gpu[003-010,12],login1` gives `gpu003`."""
-    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", node_list.strip())
-    if first is None:
+def host_of(number: int, what: Literal["rank", "node"]) -> str | None:
+    """The host that SLURM gave the rank, or the node of this number. None outside SLURM."""
+    env = os.environ
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
+    found = hosts(nodes) if nodes else []
+    if what == "rank":
+        # As many tasks on each host: 4(x2),3 for 4, 4 and 3, in the order of their numbers.
+        told = re.findall(r"(\d+)(?:\(x(\d+)\))?", env.get("SLURM_STEP_TASKS_PER_NODE", ""))
+        tasks = [int(count) for count, times in told for _ in range(int(times or 1))]
+        found = [host for host, count in zip(found, tasks, strict=False) for _ in range(count)]
+    return found[number] if number < len(found) else None
+
+
+def hosts(node_list: str) -> list[str]:
+    """Names of a SLURM node list: `gpu[09-10],login1` gives gpu09, gpu10, login1."""
+    found = []
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", node_list.strip()):
+        names = [""]
+        for text, ranges in re.findall(r"([^\[]+)|\[([^\]]*)\]", part):
+            ends = [text] if text else [n for one in ranges.split(",") for n in _numbers(one)]
+            names = [name + end for name in names for end in ends]
+        found += names
+    if not found:
         raise UserError(f"cannot read the SLURM node list '{node_list}'; set MASTER_ADDR")
-    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first.group(0))
+    return found
+
+
+def _numbers(given: str) -> list[str]:
+    """`009-010` gives 009, 010."""
+    first, _, last = given.partition("-")
+    return [f"{n:0{len(first)}}" for n in range(int(first), int(last or first) + 1)]
 
 
 def _reachable(host: str) -> str:

@@ -17,10 +17,12 @@ import sys
 import psutil
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 from torch.distributed.launcher import api
 from torch.distributed.run import main as torchrun
 
 from megatron_math.base.errors import EXIT_BAD_INPUT, EXIT_STOPPED
+from megatron_math.device.meeting import meeting_store
 from megatron_math.device.signals import obey_at_once
 
 STOPPED = {EXIT_STOPPED, -signal.SIGUSR1}
@@ -28,7 +30,17 @@ STOPPED = {EXIT_STOPPED, -signal.SIGUSR1}
 
 
 class Agent(LocalElasticAgent):
-    """torchrun's own, which starts ranks again that say 75 or 2, too."""
+    """torchrun's own starts ranks again that say 75 or 2, too, and does not say which node it waits
+    for."""
+
+    def _rendezvous(self, worker_group):
+        handler = worker_group.spec.rdzv_handler
+        if isinstance(handler, StaticTCPRendezvous) and handler._store is None:
+            handler._store = meeting_store(
+                handler.master_addr, handler.master_port, rank=handler.rank,
+                world=handler.world_size, timeout=handler.timeout, what="node",
+            )  # fmt: skip
+        super()._rendezvous(worker_group)
 
     def _monitor_workers(self, worker_group):
         result = super()._monitor_workers(worker_group)

@@ -207,6 +207,15 @@ class TrainConfig(Section):
         return self
 
 
+class LocalConfig(Section):
+    """Copies of the state that stay on the nodes: each rank's part on its own and on another."""
+
+    folder: str = Field("/dev/shm", min_length=1)  # noqa: S108 - the run's folder in it is private
+    """Of each node, in its memory or on its own disk; a folder of this run's is made in it."""
+    interval: int = Field(50, ge=1)
+    """Iterations between copies; none is begun while a checkpoint or a copy is being written."""
+
+
 class CheckpointConfig(Section):
     """When the state goes to disk and how much of it stays there."""
 
@@ -220,3 +229,16 @@ class CheckpointConfig(Section):
     """So many checkpoints of the lowest validation loss stay, too; each has its loss taken."""
     asynchronous: Annotated[bool, LOCATION] = Field(True, alias="async")
     """Train on while a process beside each rank writes from a copy in memory; false: wait."""
+    local: Annotated[LocalConfig | None, LOCATION] = None
+    """Copies on the nodes between the checkpoints, from which a restart goes on; left out: none."""
+
+    @model_validator(mode="after")
+    def _local_effective(self) -> "CheckpointConfig":
+        if self.local is not None and self.local.interval >= self.interval:
+            raise ValueError(
+                f"local.interval {self.local.interval} is not below interval {self.interval}: "
+                f"checkpoints are as new as the copies would be"
+            )
+        if self.local is not None and not self.asynchronous:
+            raise ValueError("local needs async: true, whose process hands copies to other nodes")
+        return self

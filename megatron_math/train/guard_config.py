@@ -19,6 +19,10 @@ class GuardConfig(Section):
     restarts: int = Field(3, ge=0)
     """How often a start on this machine brings ranks that died back in the same job, without a new
     checkpoint in between. Those of torchrun and srun are brought back by the batch script."""
+    meeting_seconds: float = Field(600.0, gt=0)
+    """Ranks that are not there so long after the first are named with their hosts, and the start is
+    given up; torchrun's agents wait as long (`--rdzv-conf timeout=`). Who is missing is said once a
+    minute before."""
     heartbeat_seconds: Annotated[float | None, Field(gt=0)] = 1.0
     """Between two signs of life of a rank; null: none, and no rank is named."""
     frozen_seconds: float = Field(3.0, gt=0)
@@ -46,6 +50,10 @@ class GuardConfig(Section):
     """Last steps that medians are taken of; a stage begins anew."""
     replay_deviations: float | None = Field(20.0, gt=0)
     """A step with a gradient norm so far above is computed again, and taken if it is the same."""
+    replay_steps: int = Field(0, ge=0)
+    """Every so many steps the gradients are computed twice, and a third time where they differ: 1
+    finds any fault of the computation and doubles its time, 100 a chip that always computes wrong;
+    0: not."""
     digest_steps: int = Field(1, ge=0)
     """Every so many steps weights, moments and batches are looked through for flipped bits; 0: not.
     """

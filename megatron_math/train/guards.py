@@ -10,6 +10,9 @@ a batch read anew. If it is well now, the fault was transient, and the step is t
 same again, the data is at fault: the step is left out (`train/left_out.py`), and after several of
 these in a row the run goes back to a checkpoint before them, and leaves out as many steps more,
 those right before them, which may have spoiled the weights (PaLM, section 5.1: go back and skip).
+
+A flip that leaves loss and norm in their range shows only where a step is computed twice, which
+costs as much again: `replay_steps` says how often.
 """
 
 import collections
@@ -25,7 +28,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from megatron_math.base.log import log
-from megatron_math.device.digests import Named, digests, state_tensors
+from megatron_math.device.digests import Named, digests, gradient_tensors, state_tensors
 from megatron_math.device.open import Device
 from megatron_math.train.feed import Feed, MicroBatch, batch_digest
 from megatron_math.train.gauge import Phases
@@ -37,6 +40,9 @@ from megatron_math.watch.rules import Usual
 T = TypeVar("T")
 _STATE, _BATCH = 1, 2
 _TIMES_ON_ONE_RANK = 2
+_ALIKE = 1e-3
+"""Of loss and norm: kernels that are not deterministic add up in another order, and differ by less.
+"""
 
 
 class GuardStop(RuntimeError):  # noqa: N818 - not an error of the program
@@ -55,7 +61,7 @@ class RollBack(Exception):  # noqa: N818
 class Verdict:
     """What is wrong with a step, known to all ranks alike."""
 
-    kind: Literal["state", "batch", "values", "spike", "norm"]
+    kind: Literal["state", "batch", "values", "spike", "norm", "once"]
     message: str
     ranks: tuple[int, ...] = ()
     """That hold what is wrong, where that is known."""
@@ -106,6 +112,8 @@ class Guards:
         self._at_rest: torch.Tensor | None = None
         self._first_values: tuple[float, float] | None = None
         """Of a step that is computed again."""
+        self._results: list[np.ndarray] = []
+        """Digests of the gradients that this step's computations gave, of each rank."""
         self._stage = ""
         self._losses, self._norms = Usual(config.spike_steps), Usual(config.spike_steps)
         self._spoilt: collections.Counter[int] = collections.Counter()
@@ -152,13 +160,15 @@ class Guards:
         self._enter(self._feed.stage_at(step).name)
         if self._at_rest is None and self._is_due(step):  # the first of a launch or stage
             self._rest()
-        self._first_values = None
+        self._first_values, self._results = None, []
         try:
             return attempt(False)
         except StepRefused as refused:
             first = refused.verdict
         if first.kind == "state":
             raise self._spoilt_state(first) from None
+        if first.kind == "once":
+            return self._until_two_are_alike(attempt)
         if not self._replays and first.kind != "batch":
             self._leave_out(first)
             return None
@@ -168,7 +178,7 @@ class Guards:
             if first.kind == "values":
                 own = naming.enter_context(origins(self._models))
             try:
-                result = attempt(True)
+                result = self._again(attempt)
             except StepRefused as refused:
                 second = refused.verdict
             else:
@@ -181,6 +191,33 @@ class Guards:
             raise GuardStop(f"{first.message}, and again: {second.message}")
         self._leave_out(second, self._named(own) if second.kind == "values" else "")
         return None
+
+    def _again(self, attempt: Callable[[bool], T]) -> T:
+        try:
+            return attempt(True)
+        except StepRefused as refused:
+            if refused.verdict.kind != "once":
+                raise
+            return self._until_two_are_alike(attempt)
+
+    def _until_two_are_alike(self, attempt: Callable[[bool], T]) -> T:
+        """Of three computations; the first is done and looked well."""
+        faults: list[str] = []
+        while len(faults) < 2:
+            try:
+                result = attempt(True)
+            except StepRefused as refused:
+                if refused.verdict.kind == "state":
+                    raise self._spoilt_state(refused.verdict) from None
+                faults.append(refused.verdict.message)
+                continue
+            if faults:
+                self.tell("transient", f"{faults[0]}; the third time it was as once before")
+            return result
+        raise GuardStop(
+            f"{faults[-1]}: three computations, three results. Either the machine computes wrong, "
+            "or its kernels are not deterministic: then set guards.replay_steps=0"
+        )
 
     def measured(self, loss: float | None, batches: Sequence[MicroBatch]) -> None:
         """What the forward and backward passes of the step gave."""
@@ -220,9 +257,10 @@ class Guards:
     def _judge(self, grad_norm: float) -> None:
         found_W6 = self._gather(self._examined(), grad_norm)
         loss, grad_norm = found_W6[-1, 3:5].view(np.float64).tolist()
-        verdict = self._fault(found_W6) or self._strange(loss, grad_norm)
+        verdict = self._fault(found_W6) or self._strange(loss, grad_norm) or self._unlike()
         if verdict is not None:
-            self._first_values = (loss, grad_norm)
+            if verdict.kind != "once":
+                self._first_values = (loss, grad_norm)
             raise StepRefused(verdict)
         self._losses.add(loss)
         self._norms.add(grad_norm)
@@ -282,10 +320,27 @@ class Guards:
             return None
         if (found := self._norms.away(grad_norm)) is None or found[0] <= config.replay_deviations:
             return None
-        if self._first_values == (loss, grad_norm):
+        first = self._first_values
+        if first is not None and np.allclose(first, (loss, grad_norm), rtol=_ALIKE, atol=0):
             self._first_values = None  # the data's own: what is computed twice alike is no fault
             return None
         return Verdict("norm", f"step {step}: gradient norm {found[1]}")
+
+    def _unlike(self) -> Verdict | None:
+        """Of a step to be computed twice: gradients that no earlier computation had."""
+        every = self._config.replay_steps
+        if not every or self._step % every:
+            return None
+        own = int(digests(gradient_tensors(self._models)).sum())
+        result_W = self._gathered([own])[:, 0]
+        before, self._results = self._results, [*self._results, result_W]
+        if any((result_W == earlier).all() for earlier in before):
+            return None
+        step = self._step + 1
+        if not before:
+            return Verdict("once", f"step {step}: to be computed again")
+        ranks = np.flatnonzero(result_W != before[0]).tolist()
+        return Verdict("once", f"step {step}: gradients not the same again on rank(s) {ranks}")
 
     def _leave_out(self, verdict: Verdict, origin: str = "") -> None:
         step, most = self._step, self._config.most_left_out

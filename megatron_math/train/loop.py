@@ -89,6 +89,10 @@ def train_loop(run: Run, progress: Progress) -> bool:
             break
         except RollBack as back:
             roll_back(run, progress, back)
+        except GuardStop:
+            if run.saver.copies is not None:
+                run.saver.copies.disown()
+            raise
     run.profile.close(progress.iteration)
     run.trainee.phases.take()
     return progress.iteration == feed.num_iterations
@@ -117,6 +121,9 @@ def _steps(run: Run, progress: Progress, stop: list[int]) -> None:
         if saving:
             with run.trainee.phases("save"):
                 save(run, progress, loss)
+        elif run.saver.copies is not None and run.saver.copies.is_due(progress.iteration):
+            with run.trainee.phases("save"):
+                begin_writing(run, progress, as_copy=True)
         if progress.iteration == feed.first_iteration + 1 and not run.train.mock_data:
             run.saver.prepare(run.trainee.models, run.trainee.optimizer)
         if stopping:
@@ -144,6 +151,8 @@ def roll_back(run: Run, progress: Progress, back: RollBack) -> None:
     found = None
     if not run.train.mock_data:
         settle(run)
+        if saver.copies is not None:
+            saver.copies.disown()
         found = device.from_first_rank(lambda: go_back(saver.save, back.iteration))
     to = begin if found is None else found.iteration
     assert to is not None
@@ -327,6 +336,13 @@ def save(run: Run, progress: Progress, validation_loss: float | None) -> None:
         log.info("iteration %d is still being written: waiting for it", run.saver.pending)
     settle(run)
     run.lookout.saving()
+    begin_writing(run, progress, validation_loss)
+
+
+def begin_writing(
+    run: Run, progress: Progress, validation_loss: float | None = None, *, as_copy: bool = False
+) -> None:
+    """Copy the state for the writers; as_copy: for a local copy. Nothing is being written."""
     device, trainee = run.trainee.device, run.trainee
     # Tokens are counted where the losses are: on the last rank.
     counted = torch.tensor(
@@ -343,7 +359,9 @@ def save(run: Run, progress: Progress, validation_loss: float | None) -> None:
         files = {**run.extras.files, "data_state.json": state, **measured}
         extras = Extras(files, run.extras.copies)
     with whole_weights(trainee.models):
-        run.saver.start(trainee.models, trainee.optimizer, progress.iteration, extras)
+        run.saver.start(
+            trainee.models, trainee.optimizer, progress.iteration, extras, as_copy=as_copy
+        )
 
 
 def settle(run: Run) -> bool:
@@ -355,9 +373,11 @@ def settle(run: Run) -> bool:
     while True:
         saver.poll(_PATIENCE_SECONDS)
         state = [int(saver.pending is not None), -1 if saver.failed is None else saver.failed[0]]
-        values = torch.tensor(state, device=device.torch_device)
+        values = torch.tensor([*state, *_of_copy(saver)], device=device.torch_device)
         torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
-        is_pending, failed = values.tolist()
+        is_pending, failed, *of_copy = values.tolist()
+        if saver.copies is not None:
+            saver.copies.told(*of_copy)
         if failed >= 0:
             _drop(run, failed)
             return False
@@ -399,10 +419,19 @@ def _agreed(signal_number: int, run: Run) -> tuple[int, dict[str, int]]:
     saver.poll()
     memory = peak_memory(device)
     failed = -1 if saver.failed is None else saver.failed[0]
-    values = torch.tensor([signal_number, failed, *memory.values()], device=device.torch_device)
+    own = [signal_number, failed, *memory.values(), *_of_copy(saver)]
+    values = torch.tensor(own, device=device.torch_device)
     torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
-    asked_by, failed, *peaks = values.tolist()
+    asked_by, failed, *rest = values.tolist()
+    if saver.copies is not None:
+        saver.copies.told(*rest[len(memory) :])
     if failed >= 0:
         _drop(run, failed)
     _published(run)
-    return asked_by, dict(zip(memory, peaks, strict=True))
+    return asked_by, dict(zip(memory, rest, strict=False))
+
+
+def _of_copy(saver: Saver) -> list[int]:
+    if saver.copies is None:
+        return []
+    return saver.copies.state(is_pending=saver.pending is not None)

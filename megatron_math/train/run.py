@@ -24,6 +24,7 @@ from megatron_math.checkpoint.folders import (
     COMPLETE,
     Checkpoint,
     complete_checkpoints,
+    folder_name,
     newest_good,
     open_checkpoint,
     sweep,
@@ -53,7 +54,9 @@ from megatron_math.watch.config import WatchConfig
 from megatron_math.watch.launches import rows_behind
 
 if TYPE_CHECKING:  # loads torch
-    from megatron_math.checkpoint.saver import Extras
+    from megatron_math.checkpoint.copies import Copies
+    from megatron_math.checkpoint.saver import Extras, Saver
+    from megatron_math.device.open import Device
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,11 @@ def run(road: Road) -> Stage:
     world = launched[1] if launched else local_world(order.parallel)
     check_world(order.parallel, world)
     check_stages(order.train, order.plan, order.parallel.grid, world)
+    if order.precision.fp8 is not None and order.guards.replay_steps:
+        raise UserError(
+            "guards.replay_steps compares two computations of a step, and with precision.fp8 the "
+            "second begins with other scales: leave one of them out"
+        )
     for planned in order.plan.stages:
         settings = order.train.of_stage(planned.name)
         grid, length = order.parallel.grid, planned.sequence_length
@@ -167,7 +175,9 @@ def train_rank(road: Road, order: Order) -> None:
 
     with (
         watching(order.stage.folder, road.name, order.watch, order.last_save) as watch,
-        open_device(order.parallel.grid, road.seed) as device,
+        open_device(
+            order.parallel.grid, road.seed, meeting_seconds=order.guards.meeting_seconds
+        ) as device,
         noting(watch),
         Lookout(order.guards, device) as lookout,
         running_out_told(order.stage.folder, device, lambda: lookout.num_steps),
@@ -215,8 +225,16 @@ def train_rank(road: Road, order: Order) -> None:
             sweep(order.save_folder)
         device.barrier()
 
-        # Every byte is read, by one rank: a thousand of them would ask the file system for as much.
-        newest = device.from_first_rank(lambda: newest_good(order.save_folder))
+        launch = device.from_first_rank(lambda: uuid.uuid4().hex[:12])
+        saver = Saver(
+            order.save_folder,
+            device.rank,
+            device.world,
+            launch,
+            asynchronous=order.checkpoint.asynchronous,
+            copies=_copies(order, device, launch),
+        )
+        newest = _newest(order, device, saver)
         resumed = newest or device.from_first_rank(lambda: _continued(order))
 
         def weights() -> Path:
@@ -264,7 +282,7 @@ def train_rank(road: Road, order: Order) -> None:
                 name=road.name,
                 watch=watch,
             )
-            source = "base" if resumed is None else resumed.folder.name
+            source = "base" if resumed is None else _called(resumed)
             watch.loaded(
                 progress.iteration, source, feed.stages, before, where=lambda: phases.inside
             )
@@ -272,14 +290,6 @@ def train_rank(road: Road, order: Order) -> None:
         device_name, peak = device_peak(device, precision)
         if device.rank == 0 and peak is None:
             log.info("no MFU is given: the %s peak of this %s is not known", precision, device_name)
-        launch = device.from_first_rank(lambda: uuid.uuid4().hex[:12])
-        saver = Saver(
-            order.save_folder,
-            device.rank,
-            device.world,
-            launch,
-            asynchronous=order.checkpoint.asynchronous,
-        )
         guards = Guards(
             order.guards,
             device,
@@ -326,6 +336,8 @@ def train_rank(road: Road, order: Order) -> None:
             metrics.phases(phases.totals)
             metrics.close()
         device.barrier()
+        if saver.copies is not None:  # there is a checkpoint of the last step
+            saver.copies.remove()
         if not finished:
             if watch is not None:
                 watch.end(stop_cause(progress.stopped_by))
@@ -333,6 +345,44 @@ def train_rank(road: Road, order: Order) -> None:
             raise StoppedOnRequest(f"stopped after iteration {progress.iteration}, {saved}")
         if device.rank == 0:
             _finish(order, feed.num_iterations)
+
+
+def _copies(order: Order, device: "Device", launch: str) -> "Copies | None":
+    """Where the road asks for them. Collective."""
+    local = order.checkpoint.local
+    if local is None or order.train.mock_data:
+        return None
+    from megatron_math.checkpoint.copies import open_copies
+
+    stage = order.stage
+    return open_copies(
+        Path(local.folder), local.interval, stage.folder, stage.fingerprint, device, launch
+    )
+
+
+def _newest(order: Order, device: "Device", saver: "Saver") -> Checkpoint | None:
+    """The newest state of this run that can be used: a checkpoint, or a copy on the nodes.
+
+    Collective. Every byte of a checkpoint is read, by one rank: a thousand of them would ask the
+    file system for as much. Where a copy is newer, none is.
+    """
+    behind = -1
+    if saver.copies is not None:
+        known = device.from_first_rank(lambda: complete_checkpoints(order.save_folder)[-1:])
+        behind = (known[0].iteration or 0) if known else 0
+        if (found := saver.copies.newest(behind, saver.ask)) is not None:
+            return found
+    good = device.from_first_rank(lambda: newest_good(order.save_folder))
+    reached = 0 if good is None else good.iteration or 0
+    if saver.copies is not None and reached < behind:  # that one was damaged
+        return saver.copies.newest(reached, saver.ask) or good
+    return good
+
+
+def _called(checkpoint: Checkpoint) -> str:
+    """A copy's folder has the word of a launch in its name."""
+    name = folder_name(checkpoint.iteration)
+    return name if checkpoint.folder.name == name else f"{name} (local copy)"
 
 
 def _computed_in(precision: PrecisionConfig) -> str:

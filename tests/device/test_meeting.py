@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -81,6 +82,61 @@ def test_torch_alone_listens_on_every_interface() -> None:
     command = [sys.executable, "-c", PLAIN, f"tcp://127.0.0.1:{free_port()}"]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert any(address in told for address in ANY), told
+
+
+MEETS = """
+import datetime, sys
+from megatron_math.device import meeting
+meeting.TOLD_EVERY = 0.5
+rank, world, port, seconds = map(int, sys.argv[1:])
+timeout = datetime.timedelta(seconds=seconds)
+store = meeting.meeting_store("127.0.0.1", port, rank=rank, world=world, timeout=timeout)
+store.set("all are there", "")
+print("met")
+if rank == 0:
+    store.wait([f"done {other}" for other in range(1, world)])
+else:
+    store.set(f"done {rank}", "")
+"""
+OF_SLURM = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
+
+
+def meet(ranks: list[int], seconds: int, env: dict[str, str]) -> list[tuple[int, str]]:
+    """Exit code and output of each of some ranks of a world of four."""
+    port = str(free_port())
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEETS, str(rank), "4", port, str(seconds)],
+            env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in ranks
+    ]  # fmt: skip
+    told = [one.communicate(timeout=90)[0] for one in running]
+    return [(one.returncode, text) for one, text in zip(running, told, strict=True)]
+
+
+def test_ranks_that_are_all_there_meet() -> None:
+    assert [(code, said.splitlines()[-1]) for code, said in meet([0, 1, 2, 3], 60, {})] == (
+        [(0, "met")] * 4
+    )
+
+
+def test_ranks_and_hosts_that_are_missing_are_named_to_all() -> None:
+    for code, said in meet([0, 1], 8, OF_SLURM):
+        assert code == 1
+        assert "2 of 4 ranks have not come after 8 s: rank 2, 3 of host(s) n2" in said
+
+
+def test_who_is_missing_is_unknown_without_slurm_but_for_the_rank() -> None:
+    ((_, said),) = meet([0], 4, {})
+    assert "3 of 4 ranks have not come after 4 s: rank 1, 2, 3\n" in said
+
+
+def test_a_rank_that_finds_nobody_says_where_it_looked() -> None:
+    ((code, said),) = meet([3], 4, OF_SLURM)
+    assert code == 1
+    assert re.search(r"rank 3 on \S+: no answer from 127.0.0.1:\d+ within 4 s", said)
+    assert "where rank 0 of host n1 should be" in said
 
 
 @pytest.mark.parametrize(

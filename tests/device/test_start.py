@@ -12,7 +12,8 @@ import pytest
 
 from megatron_math.base.errors import EXIT_STOPPED, UserError
 from megatron_math.device.start import (
-    first_host,
+    host_of,
+    hosts,
     launched_ranks,
     rendezvous,
     start_processes,
@@ -177,18 +178,31 @@ def test_ranks_come_from_torchrun_or_srun_or_nowhere():
 
 
 @pytest.mark.parametrize(
-    ("node_list", "host"),
+    ("node_list", "expected"),
     [
         ("n1", "n1"),
-        ("n1,n2", "n1"),
-        ("gpu[003-010,12],login1", "gpu003"),
-        ("gpu[7,9-11]", "gpu7"),
-        ("rack[2-3]node[04-05],other", "rack2node04"),
-        ("a-b[1-2].cluster", "a-b1.cluster"),
+        ("n1,n2", "n1 n2"),
+        ("gpu[009-011,12],login1", "gpu009 gpu010 gpu011 gpu12 login1"),
+        ("gpu[7,9-10]", "gpu7 gpu9 gpu10"),
+        (
+            "rack[2-3]node[04-05],other",
+            "rack2node04 rack2node05 rack3node04 rack3node05 other",
+        ),
+        ("a-b[1-2].cluster", "a-b1.cluster a-b2.cluster"),
     ],
 )
-def test_first_host_of_a_node_list(node_list, host):
-    assert first_host(node_list) == host
+def test_hosts_of_a_node_list(node_list, expected):
+    assert hosts(node_list) == expected.split()
+
+
+def test_the_host_of_a_rank_and_of_a_node(monkeypatch):
+    assert host_of(0, "rank") is None
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-4]")
+    assert [host_of(node, "node") for node in (0, 3, 4)] == ["n1", "n4", None]
+    assert host_of(0, "rank") is None  # not in a step
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "2(x2),1,3")
+    found = [host_of(rank, "rank") for rank in range(9)]
+    assert found == ["n1", "n1", "n2", "n2", "n3", "n4", "n4", "n4", None]
 
 
 def test_all_tasks_of_a_step_meet_at_one_place_and_two_steps_do_not():

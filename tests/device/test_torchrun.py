@@ -100,6 +100,16 @@ def test_usr1_stops_a_torchrun_that_waits_for_another_node(tmp_path):
     assert launcher.wait(timeout=10) == EXIT_STOPPED
 
 
+def test_a_node_that_never_came_is_named():
+    command = [sys.executable, "-m", "megatron_math.device.torchrun", "--nnodes=2", "--node-rank=0"]
+    command += ["--rdzv-backend=static", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    command += ["--rdzv-conf=timeout=5", "--nproc-per-node=1", "-m", "no_module"]
+    env = os.environ | {"SLURM_JOB_NODELIST": "gpu[07-08]"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "1 of 2 nodes have not come after 5 s: node 1 of host(s) gpu08" in done.stderr
+
+
 def test_plain_torchrun_dies_of_usr1_and_leaves_its_ranks_alone(tmp_path):
     """Why the module is there. If this fails, torchrun has learnt it and the module may go."""
     launcher = start("torch.distributed.run", tmp_path, EXIT_STOPPED)

@@ -1,15 +1,14 @@
 """The scripts of examples/slurm on a real SLURM of two nodes: train, stop, requeue, finish."""
 
 import contextlib
-import json
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from slurm_jobs import Job, rows, same_numbers
 
 from megatron_math.base.road import Road
 
@@ -19,41 +18,6 @@ SCRIPTS = {
     "task": ("task_per_gpu.sbatch", ["--ntasks-per-node=1"]),
 }
 SLOWLY = ["train.validation_interval=1"]  # so that a signal arrives before the last step
-
-
-class Job:
-    """One submitted job and what SLURM says of it."""
-
-    def __init__(self, env: dict[str, str], folder: Path, argv: list[str]):
-        self.env, self.folder = env, folder
-        self.number = self.call("sbatch", "--parsable", *argv).strip()
-
-    def call(self, *argv: str) -> str:
-        done = subprocess.run(argv, env=self.env, cwd=self.folder, capture_output=True, text=True)
-        assert done.returncode == 0, f"{argv}: {done.stderr}"
-        return done.stdout
-
-    def fact(self, name: str) -> str:
-        shown = self.call("scontrol", "show", "job", self.number)
-        found = re.search(rf"\b{name}=(\S+)", shown)
-        assert found, shown
-        return found.group(1)
-
-    @property
-    def log(self) -> str:
-        path = self.folder / f"train_{self.number}.log"
-        return path.read_text() if path.exists() else ""
-
-    def until(self, condition, what: str, seconds: float = 120.0) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"job {self.number} never {what}; its log:\n{self.log}"
-            time.sleep(0.05)
-
-    def until_it_ended(self) -> str:
-        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        self.until(lambda: self.fact("JobState") in over, "ended")
-        return self.fact("JobState")
 
 
 @pytest.fixture
@@ -72,37 +36,13 @@ def submit(cluster, repository: Path, tmp_path: Path):
         }
         argv = ["--gres=none", *shape_options, *options]
         argv += [str(repository / "examples" / "slurm" / script), str(road.yaml_path)]
-        jobs.append(Job(env, tmp_path, [*argv, "--runs", str(road.runs), *overrides]))
+        argv += ["--runs", str(road.runs), *overrides]
+        jobs.append(Job.submitted(env, tmp_path, argv))
         return jobs[-1]
 
     yield submit_job
     for job in jobs:
         job.call("scancel", "--quiet", job.number)
-
-
-@pytest.fixture(scope="session")
-def alone(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """Metrics of the same road trained by one process, without SLURM."""
-    runs = tmp_path_factory.mktemp("alone") / "runs"
-    subprocess.run(["cp", "-a", str(prepared / "runs"), str(runs)], check=True)
-    command = [sys.executable, "-m", "megatron_math.train", str(prepared / "road.yaml")]
-    subprocess.run([*command, "--runs", str(runs)], check=True, timeout=200)
-    return rows(Road.load(prepared / "road.yaml", runs=runs))
-
-
-def rows(road: Road) -> list[dict]:
-    path = road.folder("50_train") / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def same_numbers(found: list[dict], expected: list[dict]) -> None:
-    assert [row["iteration"] for row in found] == [row["iteration"] for row in expected]
-    for one, other in zip(found, expected, strict=True):
-        assert losses(one) == pytest.approx(losses(other), rel=1e-5)
-
-
-def losses(row: dict) -> dict[str, float]:
-    return {n: v for n, v in row.items() if n in ("lm loss", "grad-norm") or n.startswith("loss/")}
 
 
 @pytest.mark.parametrize("shape", SCRIPTS)

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
+_daemons: list[subprocess.Popen[bytes]] = []
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # not on every user's PATH
 
 CONF = """\
@@ -51,6 +52,8 @@ MpiDefault=none
 ReturnToService=2
 SlurmdParameters=config_overrides
 KillWait=10
+# A node that says nothing for so long is down, and its jobs are requeued: 300 s if left out.
+SlurmdTimeout=20
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_n1} CPUs=2 RealMemory=1000
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_n2} CPUs=2 RealMemory=1000
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
@@ -71,28 +74,32 @@ def two_nodes() -> Iterator[dict[str, str]]:
     """
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: socket names end at 108 characters
     env = {**_clean_environment(), "PATH": _search_path(), "SLURM_CONF": str(folder / "slurm.conf")}
-    daemons: list[subprocess.Popen[bytes]] = []
     try:
         _configure(folder)
-        _start(daemons, folder, env, [
+        _start(_daemons, folder, env, [
             "munged", "--foreground", "--force", f"--key-file={folder}/munge.key",
             f"--socket={folder}/munge.socket", f"--pid-file={folder}/munged.pid",
             f"--log-file={folder}/munged.log", f"--seed-file={folder}/munged.seed",
         ])  # fmt: skip
         _wait_until(lambda: (folder / "munge.socket").exists(), "munged's socket")
-        _start(daemons, folder, env, ["slurmctld", "-D"])
+        _start(_daemons, folder, env, ["slurmctld", "-D"])
         for node in ("n1", "n2"):
-            _start(daemons, folder, env, ["slurmd", "-D", "-N", node])
+            _start(_daemons, folder, env, ["slurmd", "-D", "-N", node])
         _wait_until(lambda: _idle_nodes(env) == 2, "two idle nodes")
         yield env
     except BaseException:
         print(f"the cluster's logs are kept in {folder}", file=sys.stderr)
         raise
     else:
-        _end(daemons)
+        _end(_daemons)
         shutil.rmtree(folder)
     finally:
-        _end(daemons)
+        _end(_daemons)
+
+
+def start_node(env: dict[str, str], node: str) -> None:
+    """A slurmd in the place of one that was killed; it ends with the cluster."""
+    _start(_daemons, Path(env["SLURM_CONF"]).parent, env, ["slurmd", "-D", "-N", node])
 
 
 def _search_path() -> str:

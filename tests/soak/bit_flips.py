@@ -1,12 +1,14 @@
 """Flips bits in memory while a small model trains, and counts what the guards find.
 
-Usage: bit_flips.py [--at-rest 10000] [--inside 2000] [--seed 7] [--json FILE]
+Usage: bit_flips.py [--at-rest 10000] [--inside 2000] [--replay] [--seed 7] [--json FILE]
 
 At rest: one random bit of weights, moments or the batch, after the forward and backward passes of
 a step and before its judgement; the bit is put back after it. Inside: one random exponent bit of
 one value of one module's output, or of the gradient of a weight, in a random micro-batch of the
-step; what the judgement says of loss and gradient norm, and how far they moved. Controls: no flip
-is found where there is none, and a flip that is put back before the judgement is not found either.
+step; what the judgement says of loss and gradient norm, and how far they moved; with --replay, of
+the gradients too, beside those of a computation without a flip, as guards.replay_steps=1 does.
+Controls: no flip is found where there is none, and a flip that is put back before the judgement is
+not found either.
 """
 
 import argparse
@@ -137,8 +139,8 @@ def campaign(road: Road, arguments: argparse.Namespace) -> dict[str, Any]:
         values: list[tuple[float, float]] = []
 
         def judged(grad_norm: float) -> None:
-            judge(grad_norm)  # raises where it finds
             values.append((self._loss or 0.0, grad_norm))
+            judge(grad_norm)  # raises where it finds
             raise Over  # nothing was found, and nothing is to change
 
         self._judge = resting  # type: ignore[method-assign]
@@ -151,19 +153,29 @@ def campaign(road: Road, arguments: argparse.Namespace) -> dict[str, Any]:
             attempt(True)
         except Over:
             found["control", -1, ""] += 1
-        for _ in range(arguments.inside):
-            handle = inside.plant()
+        except StepRefused as refused:
+            if not arguments.replay or refused.verdict.kind != "once":
+                raise
+        sound = list(self._results)
+        for trial in range(arguments.inside):
+            is_control = trial % 20 == 0
+            handle = contextlib.nullcontext() if is_control else inside.plant()
             self._losses._values.clear(), self._losses._values.extend(losses)
             self._norms._values.clear(), self._norms._values.extend(norms)
-            self._first_values = None
+            self._first_values, self._results = None, list(sound)
             try:
                 attempt(True)
                 kind = "not reached"
             except Over:
                 off = max(abs(a / b - 1) for a, b in zip(values[-1], values[0], strict=True))
                 kind = "not found" if off > HARM else "no harm"
+                if arguments.replay:  # it would have been refused for any bit of the gradients
+                    kind = "no effect"
             except StepRefused as refused:
                 kind = refused.verdict.kind
+            if is_control:
+                assert kind in ("no harm", "no effect"), "found where there is nothing"
+                continue
             handle.remove()
             if inside.done:
                 found[inside.kind, inside.bit - 23, kind] += 1
@@ -179,6 +191,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--at-rest", type=int, default=10_000)
     parser.add_argument("--inside", type=int, default=2_000)
+    parser.add_argument("--replay", action="store_true")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -187,6 +200,7 @@ def main() -> int:
         save_hf_llama(folder / "hf")
         prepare(folder)
         overrides = ["guards.spike_steps=10", "guards.spike_deviations=20"]
+        overrides += ["guards.replay_steps=1"] if arguments.replay else []
         results = campaign(Road.load(folder / "road.yaml", overrides, folder / "runs"), arguments)
     rest: Counter[tuple[str, bool]] = results["at rest"]
     for what in sorted({what for what, _ in rest}):
@@ -204,8 +218,9 @@ def main() -> int:
     trials = [(said, n) for (_, bit, said), n in inside.items() if bit >= 0]
     of = Counter[str]()
     for said, n in trials:
-        of[said if said in ("no harm", "not found") else "found"] += n
-    print(f"inside: {dict(of)}, of {of.total()}; no harm: neither moves by {HARM}")
+        of[said if said in ("no effect", "no harm", "not found") else "found"] += n
+    print(f"inside: {dict(of)}, of {of.total()}; no harm: loss and norm move by less than {HARM}; "
+          "no effect: no bit of the gradients does")  # fmt: skip
     if arguments.json:
         arguments.json.write_text(json.dumps({"missed_at_rest": missed, "at_rest": rest.total(),
             "inside": table}, indent=1))  # fmt: skip

@@ -41,11 +41,13 @@ from test_resume import differing, tensors, without_timing
 
 from megatron_math.base.log import set_up_logging
 from megatron_math.base.road import Road
-from megatron_math.checkpoint import folders, state
+from megatron_math.checkpoint import folders, saver, state
+from megatron_math.checkpoint.writer import ForkedWriter
 from megatron_math.device import optimizer_state
 from megatron_math.device.start import free_port
 from megatron_math.train import metrics as metrics_module
 from megatron_math.train import run as train_run
+from megatron_math.train.standby import LOADED
 
 LAYOUTS = {"data 2": ["parallel.data=2"], "tensor 2": ["parallel.tensor=2"]}
 OVERRIDES = [
@@ -54,11 +56,8 @@ OVERRIDES = [
 ]  # fmt: skip
 """In bf16 there are master weights beside the weights."""
 WORLD = 2
-LOADED = [
-    importlib.import_module(f"megatron_math.{name}")
-    for name in ("checkpoint.saver", "model.build", "train.loop", "train.optimizer")
-]
-"""Before the forks, because a life is short."""
+for name in LOADED:  # before the forks, because a life is short
+    importlib.import_module(name)
 LIMIT_SECONDS = 300
 
 
@@ -75,6 +74,7 @@ def life(road: Road, fault: Callable[[], Any]) -> list[int]:
                     LOCAL_WORLD_SIZE=str(WORLD), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
                 )  # fmt: skip
                 torch.set_num_threads(1)
+                saver.at_hand.append(ForkedWriter())
                 with fault():
                     train_run.run(road)
                 os._exit(0)

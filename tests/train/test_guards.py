@@ -12,12 +12,14 @@ import pytest
 import torch
 from train_roads import metrics
 
+from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
 from megatron_math.checkpoint.folders import complete_checkpoints
 from megatron_math.device.digests import digest
 from megatron_math.train.feed import Feed
 from megatron_math.train.guards import Guards, GuardStop, _minority
 from megatron_math.train.left_out import LeftOut, read_left_out
+from megatron_math.train.run import run
 from megatron_math.train.watch import Watch
 
 BASE = ("checkpoint.interval=4", "train.validation_samples=0", "guards.spike_steps=10")
@@ -180,6 +182,56 @@ def test_a_batch_that_changes_each_time_ends_the_run(copy_of, train, plant) -> N
     in_batch(plant, 5, act, again=True)
     with pytest.raises(GuardStop, match="and again: step 6: the batch changed"):
         train(road)
+
+
+def spoil_gradients(plant, chosen: int, times: int) -> None:
+    """Of the first `times` computations of a step each has a flipped bit in another gradient."""
+    real, count = Guards.measured, [0]
+
+    def measured(self: Guards, *found: Any) -> None:
+        if self._step == chosen and count[0] < times:
+            count[0] += 1
+            flip(self._models[0].buffers[0].grad_data, 4 * 77 * count[0] + 2, 7)
+        real(self, *found)
+
+    plant(Guards, "measured", measured)
+
+
+def test_a_step_is_computed_until_two_results_are_alike(
+    copy_of, train, told, unbroken, plant
+) -> None:
+    """One time of three is what a flip inside the computation does."""
+    road = copy_of("compared", *BASE, "guards.replay_steps=5")
+    spoil_gradients(plant, 5, times=1)
+    assert train(road)
+    ((event, message),) = told
+    assert event == "transient"
+    assert "step 6: gradients not the same again on rank(s) [0]; the third time" in message
+    assert is_unbroken(road, unbroken)
+
+
+def test_without_a_second_computation_it_goes_into_the_weights(
+    copy_of, train, told, unbroken, plant
+) -> None:
+    road = copy_of("not compared", *BASE, "guards.replay_steps=4")
+    spoil_gradients(plant, 5, times=1)
+    assert train(road)
+    assert told == []
+    assert not is_unbroken(road, unbroken)
+
+
+def test_a_machine_that_never_computes_alike_ends_the_run(copy_of, train, plant) -> None:
+    road = copy_of("never", *BASE, "guards.replay_steps=1")
+    spoil_gradients(plant, 5, times=3)
+    with pytest.raises(GuardStop, match=r"step 6: .*rank\(s\) \[0\]: three computations, three"):
+        train(road)
+    assert [iteration for iteration, _ in losses(road)] == [1, 2, 3, 4, 5]
+
+
+def test_fp8_has_no_second_result(copy_of, train) -> None:
+    fp8 = "precision.fp8={recipe: delayed, backend: emulate}"
+    with pytest.raises(UserError, match=r"guards.replay_steps compares two computations"):
+        run(copy_of("fp8", *BASE, fp8, "guards.replay_steps=1"))
 
 
 def spoil_output(plant, chosen: int, times: int) -> None:
