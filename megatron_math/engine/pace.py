@@ -50,10 +50,11 @@ class Pace:
             self._leave()
 
     def went_well(self) -> None:
-        """A call was answered."""
-        grown = self.limit + (1.0 if self._doubling else 1.0 / self.limit)
-        self.limit = min(float(self._most), grown)
-        self._let_in()
+        """A call, which is still counted, was answered; a limit that nobody met says nothing."""
+        if self.running >= int(self.limit):
+            grown = self.limit + (1.0 if self._doubling else 1.0 / self.limit)
+            self.limit = min(float(self._most), grown)
+            self._let_in()
 
     def overloaded(self, entered_s: float) -> None:
         """The server was too busy for a call that had entered at `entered_s`."""
