@@ -106,14 +106,20 @@ def is_saving(road: Road) -> bool:
 
 
 def train_with_kills(
-    road: Road, generator: random.Random, most: int, fault: Callable[[], Any]
+    road: Road, generator: random.Random, most: int, fault: Callable[[], Any], saved: int = 0
 ) -> Counter[str]:
-    """Kill and start again until the run has ended; kills by what they hit."""
+    """Kill and start again until the run has ended; kills by what they hit.
+
+    saved: checkpoints that there must be before a kill, so that a life goes on from something.
+    """
+    checkpoints = road.folder("50_train") / "checkpoints"
     kills: Counter[str] = Counter()
     while True:
         rows, ranks = num_rows(road), life(road, fault)
         limit = time.monotonic() + LIMIT_SECONDS
-        while alive(ranks) and num_rows(road) == rows:
+        while alive(ranks) and (
+            num_rows(road) == rows or len(folders.complete_checkpoints(checkpoints)) < saved
+        ):
             assert time.monotonic() < limit, "no step was made"
             time.sleep(0.002)
         if kills.total() < most:
@@ -218,7 +224,7 @@ def controls(base: Path, work: Path, generator: random.Random) -> dict[str, Any]
     for name, fault in SABOTAGE.items():
         killed = copy(base, work / name, parallel)
         try:
-            assert train_with_kills(killed, generator, 1, fault).total() == 1
+            assert train_with_kills(killed, generator, 1, fault, saved=1).total() == 1
             compare(unbroken, killed)
         except AssertionError as error:
             noticed[name] = str(error)
@@ -259,6 +265,16 @@ def _one_state_less(kind: str) -> Callable[[], Any]:
     return without(state, "load_optimizer_state", load)
 
 
+def _other_weights(whole: Callable[..., Any], models: Any, *rest: Any) -> None:
+    """What is read goes into the model's own memory, so that leaving out a copy leaves out nothing;
+    and master weights make weights good, but only after a step."""
+    weights = [weight for model in models for weight in model.parameters()]
+    fresh = [weight.detach().clone() for weight in weights]
+    whole(models, *rest)
+    for weight, values in zip(weights, fresh, strict=True):
+        weight.data.copy_(values)
+
+
 def _no_steps(whole: Callable[..., Any], optimizer: Any, *rest: Any) -> None:
     whole(optimizer, *rest)
     for part in getattr(optimizer, "chained_optimizers", [optimizer]):
@@ -275,7 +291,7 @@ def _other_cursor(key: str, change: int) -> Callable[[], Any]:
 
 
 SABOTAGE: dict[str, Callable[[], Any]] = {
-    "weights": without(state, "_fill", lambda whole, *a: None),
+    "weights": without(state, "load_training_state", _other_weights),
     "first moments": _one_state_less("exp_avg"),
     "second moments": _one_state_less("exp_avg_sq"),
     "master weights": _one_state_less("param"),
