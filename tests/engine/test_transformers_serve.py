@@ -1,7 +1,9 @@
 """The real counterpart: `transformers serve` with a tiny random model, on loopback."""
 
 import importlib.util
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,13 +31,23 @@ CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% 
 
 
 @pytest.fixture(scope="module")
-def server_url(tiny_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    (tiny_hf / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+def model(tiny_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a chat template, and `do_sample`, without which this server never draws."""
+    folder = tmp_path_factory.mktemp("model") / "hf"
+    shutil.copytree(tiny_hf, folder)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    settings = folder / "generation_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"do_sample": True}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server_url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log_path = tmp_path_factory.mktemp("serve") / "log"
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(tiny_hf)]
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
     with open(log_path, "wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
@@ -60,23 +72,23 @@ def server_url(tiny_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def test_a_real_server_gives_the_local_model_s_texts(
-    server_url: str, tiny_hf: Path, tmp_path: Path
+    server_url: str, model: Path, tmp_path: Path
 ) -> None:
     server = ServerConfig(
-        url=server_url, model=str(tiny_hf), api="completions", concurrency=4, silence_s=60
+        url=server_url, model=str(model), api="completions", concurrency=4, silence_s=60
     )
     prompts = [f"{i} plus {i} is" for i in range(12)]
     for _ in range(2):
         with open_engine(EngineConfig(server=server), tmp_path) as engine:
             generations = engine.generate(prompts, 12)
             assert engine.file.calls == 12
-    local = HuggingFaceEngine(tiny_hf).generate(prompts, 12)
+    local = HuggingFaceEngine(model).generate(prompts, 12)
     assert [g.text for g in generations] == [g.text for g in local]
     assert [g.finish for g in generations] == [g.finish for g in local]
 
 
-def test_a_chat_with_samples(server_url: str, tiny_hf: Path, tmp_path: Path) -> None:
-    server = ServerConfig(url=server_url, model=str(tiny_hf), samples="apart", silence_s=60)
+def test_a_chat_with_samples(server_url: str, model: Path, tmp_path: Path) -> None:
+    server = ServerConfig(url=server_url, model=str(model), samples="apart", silence_s=60)
     request = Request((Message("user", "2 + 2"),), 8, n=2, temperature=1.0, seed=3)
     with open_engine(EngineConfig(server=server), tmp_path) as engine:
         [(_, answer)] = engine.answers([request])
