@@ -70,6 +70,7 @@ soak: $(READY)
 	$(BIN)/python tests/soak/effective_time.py
 	$(BIN)/python tests/soak/bit_flips.py
 	$(BIN)/python tests/soak/bit_flips.py --at-rest 100 --replay
+	$(BIN)/python tests/soak/influence_selection.py
 	$(BIN)/python tests/soak/fp8_rehearsal.py runs/fp8_rehearsal
 
 check: $(READY)

@@ -110,12 +110,43 @@ def synthesize(
     _run_one("synthesize", yaml, overrides, runs, dry_run)
 
 
-@app.command(epilog=_keys(("curate", "megatron_math.curate.config", "CurateConfig")))
+@app.command(
+    epilog=_keys(
+        ("curate", "megatron_math.curate.config", "CurateConfig"),
+        ("curate.influence", "megatron_math.curate.config", "InfluenceConfig"),
+    )
+)
 def curate(
-    yaml: RoadFile, overrides: Overrides = None, runs: Runs = Path("runs"), dry_run: DryRun = False
+    yaml: RoadFile,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="influence: only part I of N of the gradients, as I/N; default: the task of a "
+            "SLURM job array"
+        ),
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="end the stage of all shards")] = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Drop duplicates and test items, with reasons, into 20_curate."""
-    _run_one("curate", yaml, overrides, runs, dry_run)
+    """Drop duplicates and test items, with reasons, into 20_curate; choose by influence."""
+    from megatron_math.base.shard import Shard
+    from megatron_math.curate.run import has_parts, run_shard
+
+    if shard is not None and (merge or dry_run):
+        raise UserError("--shard makes a part, and goes with neither --merge nor --dry-run")
+    door = next(door for door in STAGES if door.verb == "curate")
+    part = None
+    if shard is not None:
+        part = Shard.parse(shard)
+    elif not merge and not dry_run and has_parts(_road_with(door, yaml, overrides, runs)):
+        part = Shard.of_slurm_array()
+    if part is None:
+        _run_one("curate", yaml, overrides, runs, dry_run)
+        return
+    stage = run_shard(_road_with(door, yaml, overrides, runs), part)
+    log.info("part %d of %d is done in %s", part.index, part.count, stage.folder)
 
 
 @app.command(epilog=_keys(("index", "megatron_math.index.config", "IndexConfig")))

@@ -25,11 +25,11 @@ _IN_URL = re.compile(
 
 
 def secret_values(environment: Mapping[str, str]) -> dict[str, str]:
-    """Value -> name of the variables that are named like secrets."""
+    """Value -> name of the variables that are named like secrets, without white space around it."""
     return {
-        value: name
+        value.strip(): name
         for name, value in environment.items()
-        if len(value) >= _LEAST_LENGTH and _SECRET_NAME.search(name)
+        if len(value.strip()) >= _LEAST_LENGTH and _SECRET_NAME.search(name)
     }
 
 

@@ -21,7 +21,11 @@ from torch.distributed.checkpoint.api import CheckpointException
 from megatron_math.base.errors import UserError
 from megatron_math.checkpoint.guard import check_extra_state, guard_folder
 from megatron_math.checkpoint.pieces import optimizer_pieces
-from megatron_math.device.optimizer_state import load_optimizer_state, owned_ranges
+from megatron_math.device.optimizer_state import (
+    OwnedRange,
+    load_optimizer_state,
+    owned_ranges,
+)
 
 # What torch and core raise for other names or shapes; torch's own is no subclass of Exception.
 _MAY_BE_MISSING = ".fp8_state"
@@ -79,6 +83,38 @@ def load_training_state(models: Sequence[Any], optimizer: Any, folder: Path) -> 
     loaded = _load(weights | {"pieces": optimizer_pieces(weights, wanted)}, folder)
     _fill(models, loaded)
     load_optimizer_state(optimizer, loaded["optimizer"], wanted)
+
+
+def load_moments(
+    models: Sequence[Any], weights: Sequence[torch.Tensor], folder: Path
+) -> tuple[int, dict[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
+    """Adam's steps so far, and both of its moments, flat and fp32, of the models' `weights`.
+
+    No optimizer is made, and nothing else is read. Collective.
+    """
+    names = ("exp_avg", "exp_avg_sq")
+    wanted = [
+        OwnedRange(
+            weight,
+            0,
+            weight.numel(),
+            {
+                name: torch.empty(weight.numel(), dtype=torch.float32, device=weight.device)
+                for name in names
+            },
+        )
+        for weight in weights
+    ]
+    pieces = optimizer_pieces(model_state(models), wanted)
+    loaded = _load({"pieces": pieces}, folder, beside="")
+    common = loaded["optimizer"]
+    groups = [
+        group
+        for entry in [common, *(common[key] for key in common if isinstance(key, int))]
+        for group in entry.get("optimizer", {}).get("param_groups", [])
+    ]
+    moments = {item.weight: (item.state[names[0]], item.state[names[1]]) for item in wanted}
+    return max(int(group["step"]) for group in groups), moments
 
 
 def _save(state: dict[str, Any], folder: Path) -> None:

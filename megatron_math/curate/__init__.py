@@ -1,6 +1,7 @@
 """Curate: take out what came before and what the benchmarks hold.
 
 Reads: files of records, by source; the rows of every benchmark that will be scored.
+With `influence`, also target records and a warm-up road's checkpoints (influence/).
 Writes: 20_curate/<source>.jsonl, drops/<source>.jsonl with a reason for each record, stats.json.
 Promise: kept + dropped = read; a benchmark row that cannot be read or searched stops the run.
 """

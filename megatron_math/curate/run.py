@@ -4,27 +4,33 @@ Reads: the `curate` section. Writes: <source>.jsonl, drops/<source>.jsonl and st
 20_curate/.
 """
 
-import glob
 import json
+import os
+import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from megatron_math.base.config import Section
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import atomic_open
+from megatron_math.base.files import (
+    atomic_open,
+    read_json,
+    sha256_json,
+    write_json,
+)
 from megatron_math.base.log import log
 from megatron_math.base.records import Record, read_records
 from megatron_math.base.road import Road
-from megatron_math.base.stage import Stage, StageInput
-from megatron_math.benchmarks.load import Benchmark, load_benchmark, load_config
-from megatron_math.curate.config import CurateConfig, DecontaminateConfig, SourceConfig
+from megatron_math.base.shard import Shard
+from megatron_math.base.stage import Stage
+from megatron_math.benchmarks.load import Benchmark
+from megatron_math.curate.config import CurateConfig
 from megatron_math.curate.decontaminate import BenchmarkText, Rule, Searcher
 from megatron_math.curate.dedup import SeenBefore
-
-STAGE = "20_curate"
+from megatron_math.curate.order import Order, read_order
 
 
 def run(road: Road) -> Stage:
@@ -32,74 +38,99 @@ def run(road: Road) -> Stage:
 
     Raises UserError for a source or a benchmark that is missing or has an unreadable row.
     """
-    config = road.section("curate", CurateConfig)
-    files = {name: _files(road, name, source) for name, source in config.sources.items()}
-    searched = _load_benchmarks(road, config.decontaminate)  # an unreadable row stops us here
-    inputs: dict[str, StageInput | Path] = {
-        f"benchmark {benchmark.name}": benchmark.rows_path for benchmark, _ in searched
-    }
-    for name, paths in files.items():
-        inputs |= {f"source {name} {number}": path for number, path in enumerate(paths)}
-    sections: dict[str, Section] = {"curate": config}
-    sections |= {f"benchmark {benchmark.name}": benchmark.config for benchmark, _ in searched}
-    stage = Stage(road.folder(STAGE), config=sections, inputs=inputs, seed=road.seed)
+    order = read_order(road)
+    stage, config = order.stage, order.config
     if stage.is_done():
         return stage
-    searchers = _open_searchers(searched)
+    searchers = _open_searchers(order.searched) if config.influence is None else []
     stage.begin()
-    for path in [*stage.folder.glob("*.jsonl"), *stage.folder.glob("drops/*.jsonl")]:
-        path.unlink()  # a source that is no longer asked for must not be read as a result
-    seen = SeenBefore() if config.dedup == "exact" else None
+    for pattern in ("*.jsonl", "drops/*.jsonl", "influence/*.jsonl"):
+        for path in stage.folder.glob(pattern):
+            path.unlink()  # a source that is no longer asked for must not be read as a result
+    outputs = [stage.folder / f"{name}.jsonl" for name in order.files]
+    if config.influence is None:
+        stats = _curate(order, searchers, stage.folder)
+    else:
+        from megatron_math.curate.influence.run import build_job, make_gradients, seal
+        from megatron_math.curate.influence.selection import write_selected
+
+        candidates = _candidates(order)
+        job = build_job(order, candidates)
+        make_gradients(job, Shard(0, 1))
+        stats = read_json(candidates / "stats.json")
+        write_selected(job, stage.folder, candidates, stats)
+        seal(job, candidates)
+        outputs += [job.folder / f"{source.name}.jsonl" for source in job.sources]
+    stage.finish(stats=stats, outputs=[*outputs, stage.folder / "drops"])
+    return stage
+
+
+def has_parts(road: Road) -> bool:
+    """Whether there is anything to share out: the gradients of curate.influence."""
+    return road.section("curate", CurateConfig).influence is not None
+
+
+def run_shard(road: Road, part: Shard) -> Stage:
+    """Make one part of the gradients; any number of parts may run at the same time.
+
+    Raises UserError where no influence is asked, which is what there is to share out.
+    """
+    order = read_order(road)
+    if order.config.influence is None:
+        raise UserError(
+            "--shard shares out the gradients of curate.influence, and the road has no such "
+            "section; run curate without --shard"
+        )
+    if not order.stage.is_done():
+        from megatron_math.curate.influence.run import build_job, make_gradients
+
+        make_gradients(build_job(order, _candidates(order)), part)
+    return order.stage
+
+
+def _curate(order: Order, searchers: list[Searcher], folder: Path) -> dict[str, Any]:
+    """Write what stays and what goes of every source into `folder`; returns the counts."""
+    seen = SeenBefore() if order.config.dedup == "exact" else None
     sources = {
-        name: _curate_source(stage.folder, name, paths, seen, searchers)
-        for name, paths in files.items()
+        name: _curate_source(folder, name, paths, seen, searchers)
+        for name, paths in order.files.items()
     }
     stats: dict[str, Any] = {
         key: sum(source[key] for source in sources.values()) for key in ("read", "kept", "dropped")
     }
     stats["sources"] = sources
     stats["benchmarks"] = [row for searcher in searchers for row in _describe(searcher, sources)]
-    outputs = [stage.folder / f"{name}.jsonl" for name in files]
-    stage.finish(stats=stats, outputs=[*outputs, stage.folder / "drops"])
-    return stage
+    return stats
 
 
-def _files(road: Road, name: str, source: SourceConfig) -> list[Path]:
-    """The files of a source, in order; at least one."""
-    if source.stage is not None and source.file is not None:
-        path = road.done(source.stage).path / source.file
-        if not path.is_file():
-            raise UserError(f"curate.sources.{name}: {path} does not exist in that stage")
-        return [path]
-    patterns = [source.path] if isinstance(source.path, str) else source.path or []
-    paths = []
-    for pattern in patterns:
-        found = sorted(glob.glob(pattern, recursive=True)) or [pattern]
-        paths += [Path(path) for path in found]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"curate.sources.{name}: there is no file {path}; check the path")
-    if not paths:
-        raise UserError(f"curate.sources.{name}: an empty list of paths; name at least one file")
-    return paths
+def _candidates(order: Order) -> Path:
+    """The folder of what influence chooses from, made where it is not there.
 
-
-def _load_benchmarks(
-    road: Road, config: DecontaminateConfig | None
-) -> list[tuple[Benchmark, Rule]]:
-    """Every benchmark that is looked for, with all its rows and its rule."""
-    searched: list[tuple[Benchmark, Rule]] = []
-    for choice in config.choices() if config else []:
-        rows = choice.rows
-        if choice.stage is not None:
-            rows = road.done(choice.stage).path / load_config(choice.name).rows
-        assert config is not None
-        assert choice.rule is not None
-        searched.append((load_benchmark(choice.name, rows, config.data), choice.rule))
-    names = [benchmark.name for benchmark, _ in searched]
-    if len(set(names)) != len(names):
-        raise UserError(f"curate.decontaminate.benchmarks names one twice: {', '.join(names)}")
-    return searched
+    Shards that begin at the same time each make it, equal to the byte, and the first one's stays.
+    """
+    without = order.config.model_copy(update={"influence": None})
+    asked = ("source ", "benchmark ")
+    key = {
+        "config": without.identity(),
+        "benchmarks": [benchmark.config.identity() for benchmark, _ in order.searched],
+        "inputs": {
+            name: item.fingerprint
+            for name, item in order.stage.inputs.items()
+            if name.startswith(asked)
+        },
+    }
+    folder = order.stage.folder / "influence" / f"candidates-{sha256_json(key)[:12]}"
+    if not folder.is_dir():
+        growing = folder.with_name(f".{folder.name}.tmp.{uuid.uuid4().hex}")
+        stats = _curate(order, _open_searchers(order.searched), growing)
+        write_json(growing / "stats.json", stats)
+        try:
+            os.rename(growing, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+            shutil.rmtree(growing)
+    return folder
 
 
 def _open_searchers(searched: list[tuple[Benchmark, Rule]]) -> list[Searcher]:

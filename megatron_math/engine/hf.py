@@ -1,4 +1,4 @@
-"""Greedy batched generation from a local Hugging Face folder, on CPU or on one accelerator.
+"""Batched generation from a local Hugging Face folder, on CPU or on one accelerator.
 
 The decode loop is our own: `generate()` of transformers keeps finished rows in the batch until the
 slowest one ends and tests stop strings row by row in Python. torch and transformers are imported
@@ -7,13 +7,17 @@ when an engine is made, not before.
 Shapes: B rows of the batch, S prompt tokens, T prompt and generated tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.log import log
-from megatron_math.engine.interface import Engine, Generation, cut_at_stop
+from megatron_math.engine.decoder import Decoder
+from megatron_math.engine.draw import Draw
+from megatron_math.engine.interface import Answer, Engine, Generation, Request, cut_at_stop
 
 # Finished rows leave the batch once this share of it is idle: each removal copies the cache.
 IDLE_SHARE = 0.25
@@ -80,14 +84,93 @@ class HuggingFaceEngine(Engine):
             return []
         prompt_ids = self._encode(prompts)
         fitting = self._find_fitting(prompts, prompt_ids, max_new_tokens)
+        generations = iter(
+            self._continue(
+                [prompt_ids[i] for i in fitting], [None] * len(fitting), max_new_tokens, stop, False
+            )
+        )
+        fits = set(fitting)
+        return [
+            next(generations) if i in fits else Generation("", "length", 0)
+            for i in range(len(prompts))
+        ]
+
+    def answer_group(self, requests: Sequence[Request]) -> list[Answer]:
+        """Samples, chats and log-probabilities too; a prompt without room for an answer fails.
+
+        Log-probabilities are the model's own, before temperature and top_p.
+        """
+        prompt_ids = [self._encode_request(request) for request in requests]
+        fits = [0 < len(ids) < self._max_tokens for ids in prompt_ids]
+        rows = [
+            (ids, Draw.of(request, sample))
+            for request, ids, fit in zip(requests, prompt_ids, fits, strict=True)
+            for sample in range(request.n if fit else 0)
+        ]
+        generations = iter(
+            self._continue(
+                [ids for ids, _ in rows],
+                [draw for _, draw in rows],
+                requests[0].max_new_tokens,
+                requests[0].stop,
+                any(request.logprobs for request in requests),
+            )
+        )
+        return [
+            self._answer(request, ids, fit, generations)
+            for request, ids, fit in zip(requests, prompt_ids, fits, strict=True)
+        ]
+
+    def _answer(
+        self, request: Request, ids: list[int], fit: bool, generations: Iterator[Generation]
+    ) -> Answer:
+        if not fit:
+            return Answer(
+                failure=f"the prompt has {len(ids)} tokens, and the model holds {self._max_tokens}"
+            )
+        own = tuple(islice(generations, request.n))
+        if not request.logprobs:
+            own = tuple(replace(generation, logprobs=None) for generation in own)
+        new_tokens = sum(generation.num_tokens for generation in own)
+        return Answer(own, prompt_tokens=len(ids), new_tokens=new_tokens)
+
+    def _encode_request(self, request: Request) -> list[int]:
+        if isinstance(request.prompt, str):
+            return self._encode([request.prompt])[0]
+        if not self._tokenizer.chat_template:
+            raise UserError(
+                "the model's tokenizer has no chat template, so it cannot be asked a chat; give "
+                "it plain texts, or add chat_template.jinja to its folder"
+            )
+        text = self._tokenizer.apply_chat_template(
+            [message._asdict() for message in request.prompt],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _continue(
+        self,
+        prompt_ids: list[list[int]],
+        draws: list[Draw | None],
+        max_new_tokens: int,
+        stop: Sequence[str],
+        with_logprobs: bool,
+    ) -> list[Generation]:
         # Longest first: the batch that needs most memory is met at once, not after an hour.
-        order = sorted(fitting, key=lambda i: (-len(prompt_ids[i]), i))
-        answers = {i: Generation("", "length", 0) for i in range(len(prompts))}
+        order = sorted(range(len(prompt_ids)), key=lambda i: (-len(prompt_ids[i]), i))
+        answers: dict[int, Generation] = {}
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            generations = self._generate_batch([prompt_ids[i] for i in batch], max_new_tokens, stop)
+            generations = self._generate_batch(
+                [prompt_ids[i] for i in batch],
+                [draws[i] for i in batch],
+                max_new_tokens,
+                stop,
+                with_logprobs,
+            )
             answers.update(zip(batch, generations, strict=True))
-        return [answers[i] for i in range(len(prompts))]
+        return [answers[i] for i in range(len(prompt_ids))]
 
     def _find_end_ids(self) -> list[int]:
         for end in (
@@ -127,19 +210,25 @@ class HuggingFaceEngine(Engine):
         return fitting
 
     def _generate_batch(
-        self, prompt_ids: list[list[int]], max_new_tokens: int, stop: Sequence[str]
+        self,
+        prompt_ids: list[list[int]],
+        draws: list[Draw | None],
+        max_new_tokens: int,
+        stop: Sequence[str],
+        with_logprobs: bool,
     ) -> list[Generation]:
         import torch
 
         room = [min(max_new_tokens, self._max_tokens - len(ids)) for ids in prompt_ids]
         new_ids: list[list[int]] = [[] for _ in prompt_ids]
+        logprobs: list[list[float]] = [[] for _ in prompt_ids]
         ended = [False] * len(prompt_ids)
         with torch.inference_mode():
-            decoder = _Decoder(self._model, prompt_ids, self._device)
+            decoder = Decoder(self._model, prompt_ids, draws, with_logprobs, self._device)
             while True:
                 done = set()
                 check_stop = stop and decoder.num_steps % STOP_INTERVAL_TOKENS == 0
-                for row, token in zip(decoder.rows, decoder.step(), strict=True):
+                for row, (token, logprob) in zip(decoder.rows, decoder.step(), strict=True):
                     if ended[row] or len(new_ids[row]) == room[row]:
                         done.add(row)  # idle until the next removal
                     elif token in self._end_ids:
@@ -147,6 +236,7 @@ class HuggingFaceEngine(Engine):
                         done.add(row)
                     else:
                         new_ids[row].append(token)
+                        logprobs[row].append(logprob)
                         if len(new_ids[row]) == room[row]:
                             done.add(row)
                 if check_stop:
@@ -157,7 +247,13 @@ class HuggingFaceEngine(Engine):
                     break
                 if len(done) >= IDLE_SHARE * len(decoder.rows):
                     decoder.drop(done)
-        return [self._finish(ids, end, stop) for ids, end in zip(new_ids, ended, strict=True)]
+        finished = [self._finish(ids, end, stop) for ids, end in zip(new_ids, ended, strict=True)]
+        if not with_logprobs:
+            return finished
+        return [
+            replace(generation, logprobs=tuple(values[: generation.num_tokens]))
+            for generation, values in zip(finished, logprobs, strict=True)
+        ]
 
     def _rows_at_stop(
         self, rows: list[int], new_ids: list[list[int]], stop: Sequence[str]
@@ -184,55 +280,3 @@ class HuggingFaceEngine(Engine):
         return self._tokenizer.batch_decode(
             batch, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-
-
-class _Decoder:
-    """One left-padded batch on its way through the model, with its key-value cache.
-
-    rows: for each row still in the batch, its number in the batch that it began with.
-    """
-
-    def __init__(self, model: Any, prompt_ids: list[list[int]], device: Any) -> None:
-        import torch
-        from transformers import DynamicCache
-
-        width = max(map(len, prompt_ids))
-        self._model = model
-        self._tokens_BS = torch.tensor([[0] * (width - len(i)) + i for i in prompt_ids]).to(device)
-        lengths_B = torch.tensor([len(ids) for ids in prompt_ids])
-        self._mask_BT = (torch.arange(width) >= width - lengths_B[:, None]).long().to(device)
-        self._positions_BS = (self._mask_BT.cumsum(-1) - 1).clamp(min=0)
-        self._cache = DynamicCache(config=model.config)
-        self.rows = list(range(len(prompt_ids)))
-        self.num_steps = 0
-
-    def step(self) -> list[int]:
-        """Feed what is new, return each row's next token (the most likely one)."""
-        import torch
-
-        logits_BV = self._model(
-            input_ids=self._tokens_BS,
-            attention_mask=self._mask_BT,
-            position_ids=self._positions_BS,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        self._tokens_BS = logits_BV.argmax(-1, keepdim=True)
-        ones_B1 = self._mask_BT.new_ones(len(self.rows), 1)
-        self._mask_BT = torch.cat([self._mask_BT, ones_B1], dim=1)
-        self._positions_BS = self._positions_BS[:, -1:] + 1
-        self.num_steps += 1
-        return self._tokens_BS[:, 0].tolist()
-
-    def drop(self, done: set[int]) -> None:
-        """Take finished rows out of the batch and out of the cache."""
-        import torch
-
-        keep = [i for i, row in enumerate(self.rows) if row not in done]
-        index_B = torch.tensor(keep, device=self._tokens_BS.device)
-        self._tokens_BS = self._tokens_BS[index_B]
-        self._mask_BT = self._mask_BT[index_B]
-        self._positions_BS = self._positions_BS[index_B]
-        self._cache.batch_select_indices(index_B)
-        self.rows = [self.rows[i] for i in keep]

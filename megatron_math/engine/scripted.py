@@ -3,7 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from megatron_math.base.errors import UserError
-from megatron_math.engine.interface import Engine, Generation, cut_at_stop
+from megatron_math.engine.interface import (
+    Answer,
+    Engine,
+    Generation,
+    Request,
+    cut_at_stop,
+)
 
 
 class ScriptedEngine(Engine):
@@ -39,3 +45,18 @@ class ScriptedEngine(Engine):
             else:
                 generations.append(Generation(text, "stop", len(words)))
         return generations
+
+    def answer_group(self, requests: Sequence[Request]) -> list[Answer]:
+        """Chats too: their turns, one a line, are the prompt. All samples are equal."""
+        answers = []
+        for request in requests:
+            prompt = "\n".join(request.texts())
+            generation = self.generate([prompt], request.max_new_tokens, request.stop)[0]
+            answers.append(
+                Answer(
+                    (generation,) * request.n,
+                    prompt_tokens=len(prompt.split(" ")),
+                    new_tokens=request.n * generation.num_tokens,
+                )
+            )
+        return answers

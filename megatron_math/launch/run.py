@@ -68,10 +68,12 @@ def plan_jobs(road: Road, verb: Verb) -> Plan:
     if not any(road.has(section) for section in door.asked_by):
         raise UserError(f"{road.yaml_path} has no section '{verb}', so there is nothing to launch")
     job = launch.job(verb)
-    if job.shards is not None and not hasattr(importlib.import_module(door.module), "run_shard"):
+    room = importlib.import_module(door.module)
+    has_parts = getattr(room, "has_parts", lambda road: hasattr(room, "run_shard"))
+    if job.shards is not None and not has_parts(road):
         raise UserError(
-            f"launch.stages.{verb}.shards {job.shards}: {verb} cannot be split here, it has no "
-            "--shard; leave shards out"
+            f"launch.stages.{verb}.shards {job.shards}: {verb} cannot be split here, this road "
+            "gives its --shard nothing to do; leave shards out"
         )
     limit = slurm_seconds(job.time or "") or 0
     if limit <= launch.save_seconds + 60:

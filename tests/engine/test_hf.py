@@ -1,15 +1,18 @@
 """The local engine: batching, padding, end tokens, stop strings and limits change nothing else."""
 
 import json
+import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from megatron_math.base.errors import UserError
+from megatron_math.engine.draw import Draw, choose
 from megatron_math.engine.hf import HuggingFaceEngine
-from megatron_math.engine.interface import Generation
+from megatron_math.engine.interface import Generation, Message, Request
 
 PROMPTS = [
     "Question: 1 + 1?\nSolution:",
@@ -63,16 +66,16 @@ def test_batched_equals_single_equals_transformers(tiny_hf: Path) -> None:
 
 def test_wrong_positions_would_be_seen(tiny_hf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: padding that counts as positions gives other answers."""
-    from megatron_math.engine import hf
+    from megatron_math.engine.decoder import Decoder
 
     right = HuggingFaceEngine(tiny_hf, batch_size=8).generate(PROMPTS, MAX_NEW_TOKENS)
-    original = hf._Decoder.__init__
+    original = Decoder.__init__
 
     def with_padding_attended(self: Any, *args: Any) -> None:
         original(self, *args)
         self._mask_BT = self._mask_BT * 0 + 1
 
-    monkeypatch.setattr(hf._Decoder, "__init__", with_padding_attended)
+    monkeypatch.setattr(Decoder, "__init__", with_padding_attended)
     wrong = HuggingFaceEngine(tiny_hf, batch_size=8).generate(PROMPTS, MAX_NEW_TOKENS)
     assert wrong != right
 
@@ -130,3 +133,50 @@ def test_a_folder_without_a_model_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match="cannot be loaded"):
         HuggingFaceEngine(tmp_path)
+
+
+def test_samples_depend_on_seeds_and_not_on_the_batch(tiny_hf: Path) -> None:
+    engine = HuggingFaceEngine(tiny_hf)
+    requests = [
+        Request(f"{i} + {i} =", 12, n=3, temperature=0.9, top_p=0.95, seed=i) for i in range(6)
+    ]
+    together = [answer for _, answer in engine.answers(requests)]
+    alone = [HuggingFaceEngine(tiny_hf, batch_size=1).answer_group([r])[0] for r in requests]
+    assert together == alone
+    texts = {item.text for answer in together for item in answer.generations}
+    assert len(texts) == 18, "samples are alike"
+    again = replace(requests[2], n=1, seed=3)  # the second sample of seed 2
+    assert engine.answer_group([again])[0].generations[0] == together[2].generations[1]
+
+
+def test_requests_of_all_kinds(tiny_hf: Path) -> None:
+    engine = HuggingFaceEngine(tiny_hf)
+    greedy = Request("abc", 8, logprobs=True)
+    nearly = Request("abc", 8, temperature=2.0, top_p=1e-6, seed=1)
+    long = Request("x" * 200, 8, n=2)
+    first, second, failed = engine.answer_group([greedy, nearly, long])
+    [expected] = engine.generate(["abc"], 8)
+    assert replace(first.generations[0], logprobs=None) == second.generations[0] == expected
+    logprobs = first.generations[0].logprobs
+    assert logprobs is not None
+    assert len(logprobs) == expected.num_tokens == first.new_tokens
+    assert all(-6 < value < 0 for value in logprobs)
+    assert failed.failure == "the prompt has 200 tokens, and the model holds 96"
+    with pytest.raises(UserError, match="no chat template"):
+        engine.answer_group([Request((Message("user", "abc"),), 8)])
+
+
+def test_shares_are_drawn_as_often_as_they_say() -> None:
+    import torch
+
+    shares = torch.tensor([0.5, 0.2, 0.2, 0.1])
+    for top_p, temperature, expected in (
+        (1.0, 1.0, [0.5, 0.2, 0.2, 0.1]),
+        (0.65, 1.0, [5 / 7, 2 / 7, 0.0, 0.0]),
+        (1.0, 0.5, [25 / 34, 4 / 34, 4 / 34, 1 / 34]),
+    ):
+        draws = [Draw(temperature, top_p, random.Random(i)) for i in range(20_000)]
+        tokens = choose(shares.log().expand(20_000, 4), [None, *draws[1:]])
+        assert tokens[0] == 0
+        found = tokens[1:].bincount(minlength=4) / (len(draws) - 1)
+        assert torch.allclose(found, torch.tensor(expected), atol=0.015)

@@ -1,0 +1,116 @@
+"""What the room is asked: sources, benchmarks, targets and the warm-up, found and read."""
+
+import glob
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_math.base.config import Section
+from megatron_math.base.errors import UserError
+from megatron_math.base.files import sha256_file, sha256_json
+from megatron_math.base.records import read_records
+from megatron_math.base.road import Road
+from megatron_math.base.stage import Stage, StageInput, finished_stage
+from megatron_math.benchmarks.load import Benchmark, load_benchmark, load_config
+from megatron_math.curate.config import CurateConfig, DecontaminateConfig, SourceConfig
+from megatron_math.curate.decontaminate import Rule
+from megatron_math.curate.influence.blocks import Collection
+from megatron_math.curate.influence.warm_up import Reference, references
+
+STAGE = "20_curate"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked: sections and files are there, benchmarks are read.
+
+    targets, references: of influence, where it is asked and the stage is not up to date, which
+    needs neither.
+    """
+
+    road: Road
+    config: CurateConfig
+    stage: Stage
+    files: dict[str, list[Path]]
+    searched: list[tuple[Benchmark, Rule]]
+    targets: list[Collection]
+    references: list[Reference]
+
+
+def read_order(road: Road) -> Order:
+    """Resolve files, read benchmarks, digest inputs. UserError for what is missing."""
+    config = road.section("curate", CurateConfig)
+    files = {
+        name: _files(road, f"sources.{name}", source) for name, source in config.sources.items()
+    }
+    searched = _load_benchmarks(road, config.decontaminate)  # an unreadable row stops us here
+    inputs: dict[str, StageInput | Path] = {
+        f"benchmark {benchmark.name}": benchmark.rows_path for benchmark, _ in searched
+    }
+    for name, paths in files.items():
+        inputs |= {f"source {name} {number}": path for number, path in enumerate(paths)}
+    influence, target_files = config.influence, {}
+    if influence is not None:
+        for name, target in influence.targets.items():
+            target_files[name] = _files(road, f"influence.targets.{name}", target)
+            inputs |= {f"target {name} {n}": path for n, path in enumerate(target_files[name])}
+        warm_up = Path(os.path.normpath(road.root / influence.run)) / "50_train"
+        inputs["warm-up"] = finished_stage(warm_up)
+    sections: dict[str, Section] = {"curate": config}
+    sections |= {f"benchmark {benchmark.name}": benchmark.config for benchmark, _ in searched}
+    stage = Stage(road.folder(STAGE), config=sections, inputs=inputs, seed=road.seed)
+    if influence is None or stage.is_done():
+        return Order(road, config, stage, files, searched, [], [])
+    targets = [_target(name, paths) for name, paths in target_files.items()]
+    found = references(warm_up, influence.checkpoints)
+    return Order(road, config, stage, files, searched, targets, found)
+
+
+def _target(name: str, paths: list[Path]) -> Collection:
+    """A subtask, its records counted."""
+    num_records = sum(1 for path in paths for _ in read_records(path))
+    if not num_records:
+        raise UserError(
+            f"curate.influence.targets.{name}: there are no records in "
+            f"{', '.join(map(str, paths))}; leave it out, or give it some"
+        )
+    digest = sha256_json([sha256_file(path) for path in paths])
+    return Collection("target", name, paths, digest, num_records)
+
+
+def _files(road: Road, name: str, source: SourceConfig) -> list[Path]:
+    """The files of a source, in order; at least one."""
+    if source.stage is not None and source.file is not None:
+        path = road.done(source.stage).path / source.file
+        if not path.is_file():
+            raise UserError(f"curate.{name}: {path} does not exist in that stage")
+        return [path]
+    patterns = [source.path] if isinstance(source.path, str) else source.path or []
+    paths = []
+    for pattern in patterns:
+        found = sorted(glob.glob(pattern, recursive=True)) or [pattern]
+        paths += [Path(path) for path in found]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"curate.{name}: there is no file {path}; check the path")
+    if not paths:
+        raise UserError(f"curate.{name}: an empty list of paths; name at least one file")
+    return paths
+
+
+def _load_benchmarks(
+    road: Road, config: DecontaminateConfig | None
+) -> list[tuple[Benchmark, Rule]]:
+    """Every benchmark that is looked for, with all its rows and its rule."""
+    searched: list[tuple[Benchmark, Rule]] = []
+    for choice in config.choices() if config else []:
+        rows = choice.rows
+        if choice.stage is not None:
+            rows = road.done(choice.stage).path / load_config(choice.name).rows
+        assert config is not None
+        assert choice.rule is not None
+        searched.append((load_benchmark(choice.name, rows, config.data), choice.rule))
+    names = [benchmark.name for benchmark, _ in searched]
+    if len(set(names)) != len(names):
+        raise UserError(f"curate.decontaminate.benchmarks names one twice: {', '.join(names)}")
+    return searched
