@@ -1,6 +1,6 @@
 """Run in two processes: bytes of real tensors in one layout after another.
 
-Usage: measured.py RESULTS.json
+Usage: measured.py RESULTS.json [SHAPE]
 """
 
 import json
@@ -18,8 +18,18 @@ from megatron_math.model.config import ModelConfig
 from megatron_math.model.lora_config import LoraConfig
 from megatron_math.model.presets import load_preset
 
-DENSE = load_preset("small-15m")
-MIXTRAL = load_preset("small-15m", {"family": "mixtral", "num_experts": 4, "experts_per_token": 2})
+SHAPES: dict[str, dict[str, Any]] = {
+    "15m": {},
+    "narrow": {
+        "hidden_size": 128,
+        "ffn_hidden_size": 384,
+        "num_attention_heads": 4,
+        "vocab_size": 1024,
+        "num_layers": 4,
+    },
+}
+"""Changes to the preset small-15m, of which no weight needs padding in its buffer."""
+EXPERTS = {"family": "mixtral", "num_experts": 4, "experts_per_token": 2}
 LENGTH = 256
 ALL_MAPS = LoraConfig(rank=8, alpha=16)
 TWO_MAPS = LoraConfig(rank=8, alpha=16, targets=("qkv", "proj"))
@@ -31,27 +41,27 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tensor 2, sequence": {"tensor": 2, "sequence": True},
     "pipeline 2": {"pipeline": 2},
     "data 2, full recompute": {"recompute": "full"},
-    "experts, data 2": {"model": MIXTRAL},
-    "experts, data 2, fp32": {"model": MIXTRAL, "precision": "fp32"},
-    "experts, expert 2": {"model": MIXTRAL, "expert": 2},
+    "experts, data 2": {"model": EXPERTS},
+    "experts, data 2, fp32": {"model": EXPERTS, "precision": "fp32"},
+    "experts, expert 2": {"model": EXPERTS, "expert": 2},
     "experts, expert 2 of tensor 2, sequence": {
-        "model": MIXTRAL, "expert": 2, "tensor": 2, "sequence": True,
+        "model": EXPERTS, "expert": 2, "tensor": 2, "sequence": True,
     },
-    "experts, pipeline 2": {"model": MIXTRAL, "pipeline": 2},
-    "experts, expert 2, full recompute": {"model": MIXTRAL, "expert": 2, "recompute": "full"},
+    "experts, pipeline 2": {"model": EXPERTS, "pipeline": 2},
+    "experts, expert 2, full recompute": {"model": EXPERTS, "expert": 2, "recompute": "full"},
     "adapters, data 2": {"lora": ALL_MAPS},
     "adapters, data 2, fp32": {"lora": ALL_MAPS, "precision": "fp32"},
     "adapters, tensor 2": {"lora": ALL_MAPS, "tensor": 2},
     "adapters, tensor 2, sequence": {"lora": ALL_MAPS, "tensor": 2, "sequence": True},
     "adapters, pipeline 2": {"lora": ALL_MAPS, "pipeline": 2},
     "adapters on qkv and fc2, data 2": {"lora": SPLIT_MAPS},
-    "adapters beside experts, expert 2": {"model": MIXTRAL, "lora": TWO_MAPS, "expert": 2},
+    "adapters beside experts, expert 2": {"model": EXPERTS, "lora": TWO_MAPS, "expert": 2},
 }  # fmt: skip
 """What differs from one micro-batch of 2 of the dense model in two processes, by name."""
 
 
-def model_of(name: str) -> ModelConfig:
-    return LAYOUTS[name].get("model", DENSE)
+def model_of(name: str, shape: str = "15m") -> ModelConfig:
+    return load_preset("small-15m", SHAPES[shape] | LAYOUTS[name].get("model", {}))
 
 
 def layout_of(name: str) -> Layout:
@@ -130,10 +140,10 @@ def size(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def main(results: Path) -> None:
+def main(results: Path, shape: str = "15m") -> None:
     found = {}
     for name in LAYOUTS:
-        layout, model = layout_of(name), model_of(name)
+        layout, model = layout_of(name), model_of(name, shape)
         with open_device(grid_of(layout), seed=7) as device:
             stage = 0 if device.is_first_stage else 1
             mine = {"stage": stage, **state_bytes(layout, model, device)}
@@ -151,4 +161,4 @@ def main(results: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

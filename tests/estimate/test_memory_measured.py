@@ -10,9 +10,18 @@ from loaded import loaded
 
 from megatron_math.estimate.activations import layer_bytes_per_token
 from megatron_math.estimate.memory import stage_memory
+from megatron_math.model.config import ModelConfig
 
 sys.path.append(str(Path(__file__).parent))
-from measured import LAYOUTS, layout_of, model_of
+from measured import LAYOUTS, layout_of
+from measured import model_of as model_in
+
+SHAPE = "narrow"
+
+
+def model_of(name: str) -> ModelConfig:
+    return model_in(name, SHAPE)
+
 
 KEPT = [name for name in LAYOUTS if "pipeline" not in name]
 ROUTED = [name for name in KEPT if "experts" in name]
@@ -22,7 +31,7 @@ ROUTED = [name for name in KEPT if "experts" in name]
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     results = tmp_path_factory.mktemp("measured") / "results.json"
     script = Path(__file__).with_name("measured.py")
-    assert loaded().start_processes([sys.executable, str(script), str(results)], 2) == 0
+    assert loaded().start_processes([sys.executable, str(script), str(results), SHAPE], 2) == 0
     return json.loads(results.read_text())
 
 

@@ -211,6 +211,7 @@ def _be(
         os.environ.update(environment)
         if arguments[0] == "-m":
             sys.argv = arguments[1:]
+            sys.modules.pop(arguments[1], None)  # it may be loaded, and is now to be run
             runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
         else:
             sys.argv = arguments
