@@ -209,6 +209,8 @@ def _be(
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.environ.clear()
         os.environ.update(environment)
+        if "RANK" in environment:
+            Path("/proc/self/comm").write_text(f"rank {environment['RANK']}")
         if arguments[0] == "-m":
             sys.argv = arguments[1:]
             sys.modules.pop(arguments[1], None)  # it may be loaded, and is now to be run

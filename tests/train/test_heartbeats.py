@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from loaded import Forked, loaded
 from test_resume import num_rows, wait_for
 
 from megatron_math.base.road import Road
@@ -42,12 +43,13 @@ in_step(act)
 
 
 @contextmanager
-def ranks_of(road: Road, world: int, fault: str) -> Iterator[subprocess.Popen[bytes]]:
+def ranks_of(road: Road, world: int, fault: str) -> Iterator[Forked]:
     """`world` planted ranks of this road; they are gone in the end."""
+    launch = road.runs / "launch.py"
+    launch.write_text(LAUNCH)
     rank = [sys.executable, str(HERE / "planted_rank.py"), fault, str(road.yaml_path)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", LAUNCH, str(world), *rank, *road.overrides,
-         "--runs", str(road.runs)],
+    process = loaded().start(
+        [sys.executable, str(launch), str(world), *rank, *road.overrides, "--runs", str(road.runs)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -57,14 +59,11 @@ def ranks_of(road: Road, world: int, fault: str) -> Iterator[subprocess.Popen[by
         process.communicate()
 
 
-def pid_of(road: Road, rank: int) -> int:
-    """Of the rank that trains this road."""
-    for process in psutil.process_iter(["cmdline", "environ"]):
-        line, place = process.info["cmdline"] or [], process.info["environ"] or {}
-        is_rank = any("planted_rank.py" in word for word in line)
-        if is_rank and str(road.runs) in line and place.get("RANK") == str(rank):
-            return process.pid
-    raise AssertionError(f"rank {rank} does not run")
+def pid_of(process: Forked, rank: int) -> int:
+    (found,) = [
+        one.pid for one in psutil.Process(process.pid).children() if one.name() == f"rank {rank}"
+    ]
+    return found
 
 
 def notes(road: Road) -> list[dict[str, Any]]:
@@ -79,20 +78,20 @@ def end_of(road: Road) -> str:
     return str(end["cause"])
 
 
-def freeze_alike(road: Road, seconds: float) -> None:
-    pids = [pid_of(road, rank) for rank in (0, 1)]
+def freeze_alike(process: Forked, seconds: float) -> None:
+    pids = [pid_of(process, rank) for rank in (0, 1)]
     for number in (signal.SIGSTOP, signal.SIGCONT):
         for pid in pids:
             os.kill(pid, number)
         time.sleep(seconds if number == signal.SIGSTOP else 0)
 
 
-def comes_on(road: Road, process: subprocess.Popen[bytes]) -> None:
+def comes_on(road: Road, process: Forked) -> None:
     rows = num_rows(road)
     until(lambda: num_rows(road) > rows + 3, process, 60)
 
 
-def until(condition: Any, process: subprocess.Popen[bytes], seconds: float) -> None:
+def until(condition: Any, process: Forked, seconds: float) -> None:
     by = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[1].decode()[-3000:]
@@ -117,11 +116,11 @@ def test_a_frozen_rank_is_named_and_the_others_leave_with_their_stacks(
         assert wait_for(lambda: num_rows(road) >= 5, process), process.communicate()[1].decode()
         assert notes(road) == []  # nobody is named in a healthy run
         if layout == "tensor":
-            freeze_alike(road, seconds=8.0)
+            freeze_alike(process, seconds=8.0)
             comes_on(road, process)
             assert notes(road) == []
         for rank in (0, 1):
-            os.kill(pid_of(road, rank), signal.SIGSTOP)
+            os.kill(pid_of(process, rank), signal.SIGSTOP)
             begin = time.time()
             seen = len(notes(road))
             until(lambda seen=seen: len(notes(road)) > seen, process, 30)
@@ -132,7 +131,7 @@ def test_a_frozen_rank_is_named_and_the_others_leave_with_their_stacks(
             assert note["message"].startswith(f"rank {rank} (host ")
             assert "its process was stopped by a signal" in note["message"]
             if rank == 0:
-                os.kill(pid_of(road, rank), signal.SIGCONT)
+                os.kill(pid_of(process, rank), signal.SIGCONT)
                 until(lambda: notes(road)[-1]["what"] == "alive", process, 30)
                 comes_on(road, process)
         assert process.wait(60) == 1
