@@ -9,10 +9,12 @@ import re
 import resource
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from megatron_math.doctor.finding import Finding
+from megatron_math.sandbox.isolation import Layer
+from megatron_math.sandbox.python import refusal
 
 GB = 10**9
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p")
@@ -94,6 +96,19 @@ def check_shared_memory(size: int | None, num_gpus: int) -> Finding:
     if size is None or size < 32 * 2**20 * max(1, num_gpus):
         return Finding(name, "problem" if num_gpus > 1 else "note", found, advice)
     return Finding(name, "ok", found) if size >= GB else Finding(name, "note", found, advice)
+
+
+def check_sandbox(layers: Sequence[Layer]) -> Finding:
+    """What untrusted Python would be run behind here."""
+    name = "sandbox"
+    on = ", ".join(layer.name for layer in layers if layer.on)
+    off = "; ".join(f"{layer.name}: {layer.found}" for layer in layers if not layer.on)
+    if why := refusal(layers):
+        return Finding(name, "note", f"untrusted code is not run here; on: {on or 'nothing'}", why)
+    if off:
+        advice = "enough for untrusted code; user namespaces and Linux 5.13 give all layers"
+        return Finding(name, "note", f"on: {on}; off: {off}", advice)
+    return Finding(name, "ok", f"untrusted code runs behind {on}")
 
 
 LIMITS = {

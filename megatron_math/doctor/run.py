@@ -15,6 +15,7 @@ from megatron_math.base.road import Road
 from megatron_math.device.start import gpus_here
 from megatron_math.doctor import imports, machine
 from megatron_math.doctor.finding import Finding
+from megatron_math.sandbox.python import layers
 from megatron_math.train.config import PrecisionConfig
 
 PROBED = ("torch", "megatron_math._native", "gigatoken", "transformer_engine", "apex", "flash_attn")
@@ -43,6 +44,7 @@ def examine(road: Road | None, runs: Path) -> list[Finding]:
         machine.check_compiler(machine.find_compiler(),
                                has_native="error" not in facts.get("megatron_math._native", {})),
         machine.check_folder(road.root if road else runs),
+        machine.check_sandbox(layers()),
         machine.check_shared_memory(machine.read_shared_memory(), num_gpus),
         *machine.check_limits(machine.read_limits(), has_fabric=machine.has_fabric()),
         machine.check_clock(*machine.read_clock(), newest),

@@ -1,5 +1,5 @@
-"""A warm pool of killable processes for work that may hang, eat memory or crash.
+"""Processes that may be killed: untrusted Python (`python.py`), and slow graders (`pool.py`).
 
-Reads nothing. Writes nothing. Promise: whatever an item does to its process, the pool answers
-within the limit, in order, and the calling process lives on.
+Reads nothing. Writes nothing. Promise: whatever an item does to its process, the caller has an
+answer within the limit, in order, and lives on; untrusted code reaches nothing outside.
 """

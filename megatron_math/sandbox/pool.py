@@ -6,8 +6,7 @@ dies or grows too large is killed and replaced by a fork, which costs millisecon
 import of the function's libraries costs up to a second. Keepers talk to us in lines of JSON, so
 nothing that a child writes is ever executed here.
 
-What this version does not do: it holds off hangs, crashes and memory, not an adversary with code
-to run (no namespaces, no system-call filter).
+It holds off hangs, crashes and memory, not an adversary with code to run: that is `python.py`.
 """
 
 import contextlib

@@ -12,6 +12,7 @@ from megatron_math.cli import main
 from megatron_math.device import kernels
 from megatron_math.doctor import machine, run
 from megatron_math.doctor.imports import import_facts, which_apex
+from megatron_math.sandbox.isolation import LAYERS, Layer
 
 GB = 10**9
 
@@ -158,6 +159,20 @@ def test_optional_packages() -> None:
 )  # fmt: skip
 def test_shared_memory(size: int | None, num_gpus: int, status: str) -> None:
     assert machine.check_shared_memory(size, num_gpus).status == status
+
+
+@pytest.mark.parametrize(
+    ("off", "status", "says"),
+    [
+        ([], "ok", "untrusted code runs behind user, mount"),
+        (["landlock"], "note", "off: landlock: planted"),
+        (["seccomp"], "note", "untrusted code is not run here"),
+    ],
+)
+def test_sandbox(off: list[str], status: str, says: str) -> None:
+    finding = machine.check_sandbox([Layer(name, name not in off, "planted") for name in LAYERS])
+    assert finding.status == status
+    assert says in finding.found
 
 
 def test_limits() -> None:

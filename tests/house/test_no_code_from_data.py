@@ -25,6 +25,10 @@ ALLOWED = {
     ("megatron_math/base/config.py", "yaml.load without a safe loader"): (
         "the loader is derived from SafeLoader, in the same file"
     ),
+    ("megatron_math/sandbox/snippet.py", "exec"): (
+        "untrusted code is what it is for, in a process that is isolated before"
+    ),
+    ("megatron_math/sandbox/snippet.py", "compile"): "the same code, one line above",
     ("megatron_math/tokenizer/reference_process.py", "imports multiprocessing"): (
         "a socket pair to a process of our own, started by this one, that nobody else can open"
     ),
