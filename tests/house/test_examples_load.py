@@ -50,7 +50,8 @@ def check(path: Path, *overrides: str) -> Road:
 def test_every_example_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEGATRON_MATH_DATA", "/data")
     road = check(path)
-    assert [door.verb for door in stages_of(road)][-1] == "report"
+    verbs = [door.verb for door in stages_of(road)]
+    assert verbs[-1] == "report" or verbs == ["synthesize"]
 
 
 def test_the_check_can_fail() -> None:

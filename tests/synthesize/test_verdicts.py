@@ -31,6 +31,8 @@ from megatron_math.synthesize.verdicts.symbolic import statements_hold
         "10 / 50 * 100 = 20%",
         "10 / 50 = 20%",
         "20% * 50 = 10",
+        "168/20% = 840 students",
+        "2.5% * 200 = 5",
         "4 \u00d7 5 \u00f7 2 = 10",
         "x = 15 / 3 = 5",
         "The area is 3 * 4 = 12 square metres, so twice that is 2 * 12 = 24.",
@@ -81,6 +83,8 @@ def test_statements_that_do_not(solution):
         "an addition 25 + her original 98 = 123",
         "0.333... = 1/3",
         "3 = 5 mod 2",
+        "60 / 3/4 = 80",
+        "17/3 = 5 and 2/3 loads",
         "a == b",
         "2 hours * 60 = 120 minutes",
     ],
@@ -191,7 +195,7 @@ def test_statements_of_real_solutions(shared_data):
     people = Counter()
     for line in (shared_data / "gsm8k" / "train.jsonl").read_text().splitlines():
         people[statements_hold(json.loads(line)["answer"])] += 1
-    assert people[False] <= 0.007 * 7473
+    assert people[False] <= 0.005 * 7473
     assert people[True] >= 0.8 * 7473
     models = Counter()
     for line in (shared_data / "gsm8k" / "model_solutions.jsonl").read_text().splitlines():

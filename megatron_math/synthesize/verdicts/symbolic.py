@@ -13,7 +13,8 @@ from megatron_math.synthesize.exact import evaluate
 
 LONGEST_SIDE = 200
 _CLAUSE = re.compile(
-    r"\n|\.(?=\s|$)|[;；，：。]|[,:]\s|\\\\|&|\b(?:and|so|or|then|thus|hence|which|where|since)\b"
+    r"\n|\.(?=\s|$)|[;；，：。]|[,:]\s|\\\\|&|\band\b(?!\s*\(?\d+/\d)"
+    r"|\b(?:so|or|then|thus|hence|which|where|since)\b"
     r"|\\(?:quad|qquad|implies|Rightarrow|therefore|because)(?![A-Za-z])"
 )
 _EQUALS = re.compile(r"(?<![<>!=:])=(?!=)")
@@ -22,6 +23,7 @@ _BEHIND_WORDS = re.compile(
     r"(?:(?<!\\)\b([A-Za-z]{2,})['’]?\s+|([\u4e00-\u9fff])\s*)([\d(][-+*/^().%\d\s]*)$"
 )
 _BEFORE_WORDS = re.compile(r"\s*(-?[\d.]+%?)(?:\s+([A-Za-z]+)|\s*([\u4e00-\u9fff]))[^*/^()\d]*")
+_UNCLEAR = re.compile(r"/\s*[\d.]+\s*/")  # 60 / 3/4 may mean either
 _OPERATOR = re.compile(r"[+*/^]|\d\s*-")
 # Beside these a number is a part of something.
 _PARTS = frozenset(
@@ -91,10 +93,13 @@ def plain(text: str) -> str:
 
 def readings(side: str) -> list[Fraction]:
     """The values that a side may mean: with a percent sign, 20 and 0.2. Raises ValueError."""
+    if _UNCLEAR.search(side):
+        raise ValueError(f"{side!r} divides twice")
     side = re.sub(r"\d*\.\d+", lambda decimal: f"({Fraction(decimal[0])})", side)
     if "%" not in side:
         return [evaluate(side)]
-    return [evaluate(side.replace("%", "/100")), evaluate(side.replace("%", ""))]
+    share = re.sub(r"(\d+|\(\d+/\d+\))\s*%", r"(\1/100)", side)
+    return [evaluate(share), evaluate(side.replace("%", ""))]
 
 
 def tolerance(side: str) -> Fraction:
