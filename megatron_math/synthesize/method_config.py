@@ -173,6 +173,8 @@ class TutorshipConfig(SeededConfig):
     """Who tries; without one attempts come with the seeds (seeds.attempts)."""
     attempts: Annotated[int, Field(ge=1)] = 1
     """Of the student at each problem."""
+    teacher_sees_answer: bool = True
+    """Whether the teacher is told the reference answer; a weak one judges better with it."""
     judged_correct: Share = 0.1
     """Share of the right attempts that become records ("Check: correct"); where a reference says
     that an attempt is right, the teacher is asked about this share only."""

@@ -69,7 +69,7 @@ class Written:
         return {name: (self.folder / name).read_bytes() for name in names}
 
 
-def check_counts(written, num_seeds):
+def check_counts(written, num_seeds, models=None, api="chat"):
     """What stats.json says against what the files hold, counted here."""
     stats, drops = written.stats, written.drops
     reasons = {}
@@ -94,7 +94,8 @@ def check_counts(written, num_seeds):
         assert cost["new_tokens"] == sum(row["new_tokens"] for row in rows)
         assert cost["answered"] == cost["requests"] == len({row["key"] for row in rows})
         new_tokens += cost["new_tokens"]
-        server = {"api": "chat", "extra": {}, "model": role, "revision": "", "samples": "together"}
+        model = (models or {}).get(role, role)
+        server = {"api": api, "extra": {}, "model": model, "revision": "", "samples": "together"}
         for row in rows[:3]:
             request = row["request"] | {"stop": tuple(row["request"]["stop"])}
             assert key_of(Request(**request), {"server": server}) == row["key"]

@@ -90,8 +90,9 @@ class Tutorship:
         wanted = share_of(self._road_seed, item, "right") < self._config.judged_correct
         if right and not wanted:
             return Reject("right attempt outside the share", about=about)
+        known = seed.answer if self._config.teacher_sees_answer else None
         prompt = self._prompts.render(
-            PROMPT, problem=seed.problem, steps=number_steps(steps), answer=seed.answer
+            PROMPT, problem=seed.problem, steps=number_steps(steps), answer=known
         )
         ask = self._teacher.ask(prompt, item, "judge")
         [answer] = yield [ask]
