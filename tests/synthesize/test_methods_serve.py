@@ -67,7 +67,7 @@ def test_one_command(method, server_url, model, tmp_path):
     seeds, prompts = trained_teacher.write_inputs(tmp_path / "inputs")
     server = {"url": server_url, "model": str(model), "api": "completions", "concurrency": 2}
     engine = {"server": server, "max_new_tokens": 400}
-    more = {"samples": 1} if method == "rejection" else {}
+    more = {"rejection": {"samples": 1}, "retrospective": {"steps_needed": 2}}.get(method, {})
     road = write_road(
         tmp_path, method, seeds, None, prompts=str(prompts), **more,
         **dict.fromkeys(ENGINES[method], engine),
@@ -89,4 +89,12 @@ def test_one_command(method, server_url, model, tmp_path):
     if method == "tutorship":
         assert {record.meta["step"] for record in written.records} == {2}
     assert room.run(load(road)).was_done
+    if len(ENGINES[method]) == 1:  # the same weights in this process say the same
+        engine = {"hf": {"folder": str(model)}, "max_new_tokens": 400}
+        road = write_road(
+            tmp_path, method, seeds, None, name="local", prompts=str(prompts), **more, engine=engine
+        )
+        local = Written(room.run(load(road)).folder)
+        for ours, theirs in zip(local.records, written.records, strict=True):
+            assert (ours.problem, ours.solution) == (theirs.problem, theirs.solution)
     check_counts(written, 3, models=dict.fromkeys(ENGINES[method], str(model)), api="completions")

@@ -65,7 +65,7 @@ def train(folder: Path, most_steps: int = 1000) -> Path:
         for numbers in NUMBERS
         for letter, answer in answers(*numbers).items()
     }
-    words = sorted(set(re.findall(r"\s|\w+|[^\w\s]", "".join([*texts, *texts.values()]))))
+    words = sorted(set(re.findall(r"\s|\w+|[^\w\s]", "\n".join([*texts, *texts.values()]))))
     vocabulary = {"<s>": 0, "</s>": 1} | {word: 2 + i for i, word in enumerate(words)}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<s>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s|\w+|[^\w\s]"), "isolated")
