@@ -276,6 +276,18 @@ def test_a_spent_budget_ends_with_75_and_a_higher_one_goes_on(server, made, seed
     assert len(server.calls) - before == asked, "nothing is paid twice"
 
 
+@pytest.mark.parametrize("method", ENGINES)
+def test_chinese_prompts_are_read_in_the_same_way(method, server, seeds, tmp_path):
+    paths = {"path": str(seeds[0]), "limit": 40}
+    road = write_road(tmp_path, method, seeds[0], server.url, language="zh", seeds=paths)
+    before = len(server.calls)
+    written = Written(room.run(load(road)).folder)
+    assert "请" in server.calls[before].prompt
+    check_counts(written, 40)
+    assert len(written.records) >= 15
+    assert {record.meta["language"] for record in written.records} == {"zh"}
+
+
 def test_failures_are_rejects_with_their_reason(seeds, tmp_path):
     def faults(prompt, attempt):
         return "400" if seeds[1]["toy-3"]["problem"] in prompt else None

@@ -101,19 +101,23 @@ def first_wrong(steps):
 def reply(prompt, seed=None, sample=0):
     """What the model says to a prompt of any method."""
     problem = f"{_PROBLEM.search(prompt)[0]} the result?"
-    if "Solve the following problem" in prompt:
+
+    def asks(*phrases):
+        return any(phrase in prompt for phrase in phrases)
+
+    if asks("Solve the following problem", "请解答下面的题目"):
         start, operations = read(problem)
         return "\n".join(solve(start, operations, planted_step(problem, seed, sample))[0])
     if chance("form", prompt):
         return "I would rather talk about the weather."
-    if "You are a teacher" in prompt:
+    if asks("You are a teacher", "你是一位数学老师"):
         return _judge(problem, re.findall(r"^\[\d+\] (.*)$", prompt, re.MULTILINE))
-    if "You check the work" in prompt:
+    if asks("You check the work"):
         solution = prompt.split("Solution:\n")[1].split("\n\nGive your")[0].split("\n")
         return f"Check: {'wrong' if first_wrong(solution) else 'correct'}\nReason: I computed it."
-    if "make two new problems" in prompt:
+    if asks("make two new problems", "编写两道新题"):
         return _expand(problem)
-    if "Write two more" in prompt:
+    if asks("Write two more", "请再写出两份解答"):
         return _diversify(problem)
     return "Place: 1\nSlip: Let us already use " + solve(*read(problem))[0][2]
 
