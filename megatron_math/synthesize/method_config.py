@@ -129,7 +129,7 @@ class ExpansionConfig(CheckedByModels):
     method: Literal["expansion"]
     engine: AskedConfig
     accept: AcceptRule = AcceptRule(
-        all=["self_check", "agreement", "symbolic", "substitution", "teacher"]
+        all=["self_check", "different", "agreement", "symbolic", "substitution", "teacher"]
     )
 
 

@@ -40,8 +40,8 @@ class Seeds:
                 yield seed
 
     def count_rows(self) -> int:
-        """Rows that there are, those that will be passed over included."""
-        count = sum(1 for _ in self._rows())
+        """Rows that there are, those that will be passed over included; each is looked at."""
+        count = sum(1 for _ in self._all())
         if not count:
             raise UserError(f"synthesize.seeds: {', '.join(map(str, self._paths))} holds no row")
         return count

@@ -146,6 +146,22 @@ def test_solutions_that_cannot_be_spliced(solution, reason):
     assert reject.reason == reason
 
 
+def test_expansion():
+    reply = toy.reply(f"make two new problems\n{PROBLEM}")
+    found = outcome("expansion", reply)
+    assert [candidate.verdicts["different"] for candidate in found.candidates] == [True, True]
+    first = found.candidates[0]
+    again = outcome("expansion", reply.replace(first.problem, f" {PROBLEM.upper()} "))
+    assert [candidate.verdicts["different"] for candidate in again.candidates] == [False, True]
+    no_answer = outcome("expansion", reply.replace("The answer is", "It is"))
+    assert len(no_answer.candidates) == 2, "a box is enough"
+    no_box = outcome("expansion", reply.replace("The answer is \\boxed", "It is "))
+    assert [reject.reason for reject in no_box.rejects] == ["no final answer"] * 2
+    assert no_box.rejects[0].about["problem"] == first.problem
+    [reject] = outcome("expansion", seed=Seed("s", PROBLEM)).rejects
+    assert reject.reason == "seed without an answer"
+
+
 def test_diversification():
     reply = toy.reply(f"Write two more solutions\n{PROBLEM}")
     assert len(outcome("diversification", reply).candidates) == 2

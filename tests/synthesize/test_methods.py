@@ -332,6 +332,7 @@ def test_it_runs_where_signals_cannot_be_caught(seeds, tmp_path):
         ("retrospective", {"slips": 2}, "leave slips out"),
         ("expansion", {"seeds": {"path": "nowhere.jsonl"}}, "no file at nowhere.jsonl"),
         ("expansion", {"seeds": {}}, "give either 'path'"),
+        ("expansion", {"seeds": {"path": "BAD"}}, "bad.jsonl, line 3: no problem under"),
         ("expansion", {"prompts": "nowhere"}, "does not exist"),
     ],
 )
@@ -339,12 +340,16 @@ def test_bad_settings_are_refused_before_anything_is_asked(
     method, more, message, seeds, server, tmp_path
 ):
     known = method if method in ENGINES else "expansion"
+    if more.get("seeds") == {"path": "BAD"}:
+        rows = [*seeds[0].read_text().splitlines()[:2], '{"text": "no problem here"}']
+        (tmp_path / "bad.jsonl").write_text("\n".join(rows))
+        more = {"seeds": {"path": str(tmp_path / "bad.jsonl")}}
     path = write_road(tmp_path, known, seeds[0], server.url, **{"method": method} | more)
     calls = len(server.calls)
     with pytest.raises(UserError, match=message):
         room.run(load(path))
     assert len(server.calls) == calls
-    assert not load(path).folder(room.STAGE).exists()
+    assert not (load(path).folder(room.STAGE) / "answers").exists()
 
 
 def test_a_dry_run_says_what_would_be_done(server, seeds, tmp_path):

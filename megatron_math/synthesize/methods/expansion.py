@@ -58,7 +58,7 @@ class Expansion:
         outcome = Outcome()
         for number in (1, 2):
             try:
-                outcome.candidates.append(_candidate(tags, number, raw, ask.request.seed))
+                outcome.candidates.append(_candidate(seed, tags, number, raw, ask.request.seed))
             except Unusable as fault:
                 about = {"number": number, "problem": tags[f"Problem {number}"]}
                 outcome.rejects.append(Reject(fault.reason, fault.detail, raw, about))
@@ -71,21 +71,25 @@ class Expansion:
         return outcome
 
 
-def _candidate(tags: dict[str, str], number: int, raw: str, seed: int | None) -> Candidate:
+def _candidate(
+    seed: Seed, tags: dict[str, str], number: int, raw: str, draw_seed: int | None
+) -> Candidate:
     """One of the two new problems. Raises Unusable."""
+    problem = tags[f"Problem {number}"]
+    is_new = problem.casefold().split() != seed.problem.casefold().split()
     check = one_of(tags[f"Check {number}"], f"Check {number}", ("accept", "refuse"))
     solution = tags[f"Solution {number}"]
     meta = {
         "number": number,
-        "seed": seed,
+        "seed": draw_seed,
         "statement": tags["Statement"],
         "reason": tags[f"Reason {number}"],
     }
     return Candidate(
-        tags[f"Problem {number}"],
+        problem,
         solution,
         final_answer(solution),
         raw,
-        verdicts={"self_check": check == "accept"},
+        verdicts={"self_check": check == "accept", "different": is_new},
         meta=meta,
     )
