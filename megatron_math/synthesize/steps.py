@@ -86,6 +86,7 @@ def splice(solution: str, slips: int, rng: random.Random) -> tuple[str, list[tup
     Before `slips` of its steps, drawn without repetition, stands a later one and the mark
     `[back]`; there are fewer where the solution has fewer steps. Steps that state the answer stay.
     """
+    solution, before = solution.lstrip(), solution[: len(solution) - len(solution.lstrip())]
     pieces = split_steps(solution)
     usable = [n for n, piece in enumerate(pieces) if _is_usable(piece)]
     chosen = sorted(rng.sample(usable[:-1], min(slips, max(0, len(usable) - 1))))
@@ -95,17 +96,19 @@ def splice(solution: str, slips: int, rng: random.Random) -> tuple[str, list[tup
         later = rng.choice([n for n in usable if n > place])
         trace.insert(place, with_mark(pieces[later], pieces[max(0, place - 1)]))
         made.append((place + 1, later + 1))
-    return "".join(trace), made[::-1]
+    return before + "".join(trace), made[::-1]
 
 
 def with_mark(step: str, neighbour: str) -> str:
     """`step`, taken back, and behind it the white space that is behind its `neighbour`."""
-    return f"{step.rstrip()} {BACK}{neighbour[len(neighbour.rstrip()) :]}"
+    return f"{step.strip()} {BACK}{neighbour[len(neighbour.rstrip()) :]}"
 
 
 def delete_back(trace: str) -> str:
     """`trace` without the steps that it takes back, mark and all."""
-    return "".join(piece for piece in split_steps(trace) if not piece.rstrip().endswith(BACK))
+    steps = split_steps(trace.lstrip())
+    before = trace[: len(trace) - len(trace.lstrip())]
+    return before + "".join(step for step in steps if not step.rstrip().endswith(BACK))
 
 
 def _is_usable(piece: str) -> bool:
