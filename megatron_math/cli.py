@@ -25,6 +25,7 @@ from megatron_math.base.errors import (
 )
 from megatron_math.base.log import log, set_up_logging
 from megatron_math.base.road import Road
+from megatron_math.base.shard import Shard
 from megatron_math.base.stage import WouldRun, announcing
 from megatron_math.inspect.app import app as inspect_app
 from megatron_math.pipeline import STAGES, StageDoor, announce_road, run_road, run_stage
@@ -101,13 +102,45 @@ def _print_rows(rows: list[tuple[str, str]]) -> None:
 
 
 @app.command(
-    epilog=_keys(("synthesize", "megatron_math.synthesize.config", "SynthesizeConfig")),
+    epilog=_keys(
+        ("synthesize", "megatron_math.synthesize.config", "TemplateConfig"),
+        ("expansion: synthesize", "megatron_math.synthesize.config", "ExpansionConfig"),
+        ("diversification: synthesize", "megatron_math.synthesize.config", "DiversificationConfig"),
+        ("retrospective: synthesize", "megatron_math.synthesize.config", "RetrospectiveConfig"),
+        ("tutorship: synthesize", "megatron_math.synthesize.config", "TutorshipConfig"),
+        ("rejection: synthesize", "megatron_math.synthesize.config", "RejectionConfig"),
+        ("synthesize.seeds", "megatron_math.synthesize.config", "SeedsConfig"),
+        ("synthesize.engine", "megatron_math.synthesize.config", "AskedConfig"),
+    )
 )
 def synthesize(
-    yaml: RoadFile, overrides: Overrides = None, runs: Runs = Path("runs"), dry_run: DryRun = False
+    yaml: RoadFile,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    shard: Annotated[
+        str | None,
+        typer.Option(help="only part I of N, as I/N; default: the task of a SLURM job array"),
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="end the stage of all shards")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Write problems with checked solutions into 10_synthesize."""
-    _run_one("synthesize", yaml, overrides, runs, dry_run)
+    from megatron_math.synthesize.run import has_parts, run_merge, run_shard
+
+    if shard is not None and (merge or dry_run):
+        raise UserError("--shard makes a part, and goes with neither --merge nor --dry-run")
+    door = next(door for door in STAGES if door.verb == "synthesize")
+    road = _road_with(door, yaml, overrides, runs)
+    part = None
+    if shard is not None:
+        part = Shard.parse(shard)
+    elif not merge and not dry_run and has_parts(road):
+        part = Shard.of_slurm_array()
+    if part is None and not merge:
+        _run_one("synthesize", yaml, overrides, runs, dry_run)
+        return
+    stage = run_merge(road) if part is None else run_shard(road, part)
+    log.info("%s is done", stage.folder)
 
 
 @app.command(
@@ -131,7 +164,6 @@ def curate(
     dry_run: DryRun = False,
 ) -> None:
     """Drop duplicates and test items, with reasons, into 20_curate; choose by influence."""
-    from megatron_math.base.shard import Shard
     from megatron_math.curate.run import has_parts, run_shard
 
     if shard is not None and (merge or dry_run):

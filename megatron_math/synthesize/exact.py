@@ -15,6 +15,7 @@ _OPERATIONS = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
+MOST_BITS = 10_000  # of a power: towers of them would take for ever
 _NUMERIC = re.compile(r"[-\d\s+*/^().]+")
 # Where one statement ends and the next begins.
 _CLAUSE = re.compile(r"\.(?:\s|$)|\n|,\s|;\s|:\s|\band\b|\bso\b|\bor\b")
@@ -27,7 +28,7 @@ def evaluate(expression: str) -> Fraction:
     try:
         tree = ast.parse(expression.strip().replace("^", "**"), mode="eval")
         return _value(tree.body)
-    except (SyntaxError, ZeroDivisionError) as error:
+    except (SyntaxError, ZeroDivisionError, RecursionError, MemoryError) as error:
         raise ValueError(f"cannot evaluate {expression!r}: {error}") from None
 
 
@@ -38,10 +39,11 @@ def _value(node: ast.expr) -> Fraction:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand)
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            power = _value(right)
-            if power.denominator != 1 or abs(power) > 100:
+            power, base = _value(right), _value(left)
+            digits = max(base.numerator.bit_length(), base.denominator.bit_length())
+            if power.denominator != 1 or abs(power) > 100 or digits * abs(power) > MOST_BITS:
                 raise ValueError(f"power {power} is out of bounds")
-            return _value(left) ** int(power)
+            return base ** int(power)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
             result = _OPERATIONS[type(op)](_value(left), _value(right))
             assert isinstance(result, Fraction)

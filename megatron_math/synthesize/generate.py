@@ -20,7 +20,7 @@ from typing import Any
 from megatron_math.base.errors import UserError
 from megatron_math.base.records import Record
 from megatron_math.synthesize.checks import find_fault
-from megatron_math.synthesize.config import LEVELS, SynthesizeConfig
+from megatron_math.synthesize.config import LEVELS, TemplateConfig
 from megatron_math.synthesize.exact import numbers_in
 from megatron_math.synthesize.operands import HeldOutPairs, choose_pairs, pairs_in, pairs_of
 from megatron_math.synthesize.problem import Family, Problem
@@ -49,7 +49,7 @@ def record_id(problem: str) -> str:
 class Generator:
     """Writes both sets; `rejected` counts draws by reason, `drops` keeps what was thrown away."""
 
-    config: SynthesizeConfig
+    config: TemplateConfig
     seed: int
     families: Sequence[Family]
     rejected: Counter[str] = field(default_factory=Counter)

@@ -1,5 +1,7 @@
 """A real HTTP server on loopback that speaks OpenAI's protocol, or fails as it is told.
 
+`reply(prompt, seed, sample)` is the text of a good answer.
+
 `faults(prompt, attempt)` names what happens to the attempt-th call (from 0) for a prompt; None is a
 good answer. The text of an answer depends on prompt, seed and sample only.
 """
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Faults = Callable[[str, int], str | None]
+Reply = Callable[[str, int | None, int], str]
 
 
 def answer_text(prompt: str, seed: int | None = None, sample: int = 0) -> str:
@@ -38,8 +41,11 @@ class Call:
 class FaultServer:
     """Use as a context. calls: all that came, in their order; most_in_flight: at one time."""
 
-    def __init__(self, faults: Faults = no_faults, *, delay_s: float = 0.0) -> None:
+    def __init__(
+        self, faults: Faults = no_faults, *, delay_s: float = 0.0, reply: Reply = answer_text
+    ) -> None:
         self.faults = faults
+        self.reply = reply
         self.delay_s = delay_s
         self.calls: list[Call] = []
         self.connections = self.in_flight = self.most_in_flight = 0
@@ -109,7 +115,7 @@ class FaultServer:
         try:
             await asyncio.sleep(self.delay_s)
             if fault is None:
-                _reply(writer, 200, _good(prompt, body, is_chat))
+                _reply(writer, 200, _good(prompt, body, is_chat, self.reply))
                 return True
             return await self._fail(fault, writer, prompt, body, is_chat, headers)
         finally:
@@ -125,7 +131,7 @@ class FaultServer:
         headers: dict[str, str],
     ) -> bool:
         kind, _, detail = fault.partition(":")
-        good = _good(prompt, body, is_chat)
+        good = _good(prompt, body, is_chat, self.reply)
         if kind.isdigit():
             error = {"error": {"message": f"fault {fault}", "code": detail or None}}
             extra = f"retry-after: {detail}\r\n" if kind in ("429", "503") and detail else ""
@@ -167,10 +173,10 @@ class FaultServer:
         return False
 
 
-def _good(prompt: str, body: dict[str, Any], is_chat: bool) -> dict[str, Any]:
+def _good(prompt: str, body: dict[str, Any], is_chat: bool, reply: Reply) -> dict[str, Any]:
     choices = []
     for sample in range(body.get("n", 1)):
-        text = answer_text(prompt, body.get("seed"), sample)
+        text = reply(prompt, body.get("seed"), sample)
         choice: dict[str, Any] = {"index": sample, "finish_reason": "stop"}
         if is_chat:
             choice["message"] = {"role": "assistant", "content": text}

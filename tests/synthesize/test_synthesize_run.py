@@ -13,7 +13,7 @@ from megatron_math.base.records import read_records, write_records
 from megatron_math.base.road import Road
 from megatron_math.synthesize import run as room
 from megatron_math.synthesize.checks import Expression
-from megatron_math.synthesize.config import SynthesizeConfig
+from megatron_math.synthesize.config import TemplateConfig
 from megatron_math.synthesize.exact import numbers_in
 from megatron_math.synthesize.families import FAMILIES
 from megatron_math.synthesize.generate import Generator, normal_form
@@ -223,7 +223,7 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path, section, 
 
 def test_templates_that_run_dry_say_so():
     dice = tuple(family for family in FAMILIES if family.name in ("dice", "word_add"))
-    config = SynthesizeConfig(problems=1000, levels={3: 1})
+    config = TemplateConfig(problems=1000, levels={3: 1})
     with pytest.raises(UserError, match="level 3 have no more new texts"):
         list(Generator(config, 1, dice).training())
 
@@ -237,7 +237,7 @@ def test_normal_form_keeps_what_matters():
 def test_generation_is_fast_enough():
     """100,000 problems in 30 s asked for; a tenth of the speed on a busy machine still passes."""
     started = time.monotonic()
-    list(Generator(SynthesizeConfig(problems=2000), 5, FAMILIES).training())
+    list(Generator(TemplateConfig(problems=2000), 5, FAMILIES).training())
     assert time.monotonic() - started < 6
 
 
