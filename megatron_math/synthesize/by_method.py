@@ -102,8 +102,9 @@ def write(road: Road, config: SeededConfig, stage: Stage, first: int = 0, step: 
         }
         driver = Driver(engines, config.window, stopping)
         audit = Audit(config, checks, road.seed)
-        for _ in driver.run(audit.works(seeds)):
-            pass
+        if first == 0:  # one shard pays for all
+            for _ in driver.run(audit.works(seeds)):
+                pass
         about = _about(config, voices, prompts, method.prompt)
         tally = stack.enter_context(
             Tally(stage.folder, config.method, config.accept, method.unique, about)
@@ -120,7 +121,7 @@ def write(road: Road, config: SeededConfig, stage: Stage, first: int = 0, step: 
             progress.report(tally)
         stats = tally.stats() | {"passed_over": dict(seeds.passed_over)}
         stats |= _costs(driver, engines, voices, tally.accepted)
-        if config.audit:
+        if config.audit and first == 0:
             stats["audit"] = audit.counts()
     stage.finish(stats=stats, outputs=tally.outputs)
     if failures := tally.rejects["no answer"]:

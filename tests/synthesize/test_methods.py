@@ -212,13 +212,26 @@ def test_models_check_too(server, seeds, tmp_path):
 
 def test_an_audit_measures_the_checks(server, seeds, tmp_path):
     road = write_road(tmp_path, "expansion", seeds[0], server.url, audit=150)
-    audit = Written(room.run(load(road)).folder).stats["audit"]
+    whole = Written(room.run(load(road)).folder)
+    audit = whole.stats["audit"]
     assert audit["intact"] == {"checked": 150, "refused": 0, "false": {}}
     assert audit["false_rejection_rate"] == 0
     assert audit["result"]["checked"] == audit["answer"]["checked"] == 150
     assert audit["result"]["refused"] == 150, "every false statement is seen"
     assert audit["answer"]["refused"] == 0, "nothing knows the answer of a new problem"
     assert audit["rejection_rate"] == 0.5
+    road = write_road(
+        tmp_path, "expansion", seeds[0], server.url, "shared", audit=150,
+        teacher={"server": {"url": server.url, "model": "teacher"}},
+    )  # fmt: skip
+    for index in range(3):
+        part = Written(room.run_shard(load(road), Shard(index, 3)).folder)
+        assert ("audit" in part.stats) == (index == 0)
+    calls = len(server.calls)
+    merged = Written(room.run_merge(load(road)).folder)
+    assert len(server.calls) == calls
+    assert merged.stats["audit"]["result"]["refused"] == 150
+    assert merged.stats["audit"]["answer"]["false"].get("teacher") is None
     road = write_road(tmp_path, "diversification", seeds[0], server.url, "other", audit=150)
     audit = Written(room.run(load(road)).folder).stats["audit"]
     assert audit["rejection_rate"] == 1
