@@ -14,6 +14,7 @@ from megatron_math.base.road import Road
 from megatron_math.model.config import ModelConfig
 from megatron_math.report.config import ReportConfig
 from megatron_math.report.corpus import read_blend, read_curation, read_indexes, read_synthesis
+from megatron_math.report.funnel import is_by_model, read_funnel
 from megatron_math.report.restarts import read_restarts
 from megatron_math.report.scores import read_examples, read_reasons, read_scores
 from megatron_math.report.training import read_training
@@ -77,7 +78,8 @@ def gather_facts(road: Road, config: ReportConfig) -> dict[str, Any]:
         "scores": None,
         "unscored": {},
         "examples": [],
-        "synthesis": (at := folder("10_synthesize")) and read_synthesis(at),
+        "synthesis": None,
+        "funnel": None,
         "curation": (at := folder("20_curate")) and read_curation(at),
         "indexes": (at := folder("30_index")) and read_indexes(at),
         "blend": (at := folder("40_blend")) and read_blend(at),
@@ -86,6 +88,14 @@ def gather_facts(road: Road, config: ReportConfig) -> dict[str, Any]:
         "export": (at := folder("60_export")) and _receipt(at),
         "configuration": {stage: manifest["config"] for stage, manifest in manifests.items()},
     }
+    if written := folder("10_synthesize"):
+        if is_by_model(written):
+            curated = (manifests.get("20_curate") or {"config": {}})["config"].get("curate") or {}
+            facts["funnel"] = read_funnel(
+                written, facts["curation"], facts["indexes"], curated.get("sources") or {}
+            )
+        else:
+            facts["synthesis"] = read_synthesis(written)
     if evaluated := folder("70_evaluate"):
         facts["scores"] = read_scores(evaluated, _benchmark_order(manifests["70_evaluate"]))
         facts["unscored"] = read_reasons(evaluated)
