@@ -1,0 +1,409 @@
+#include "row_search.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <tuple>
+
+#include "threads.h"
+
+namespace row_search {
+
+namespace {
+
+constexpr uint64_t kBase = 0x9FB21C651E98DF25u;
+constexpr uint64_t kSpread = 0xD6E8FEB86659FD93u;
+constexpr uint32_t kShortSeedWords = 3;
+constexpr int64_t kTextsAtATime = 16;
+
+int bits_for(std::size_t count) {  // 2 to the power of it is at least `count`
+  int bits = 6;
+  while ((std::size_t{1} << bits) < count) ++bits;
+  return bits;
+}
+
+bool equal_run(const Words& row, std::size_t in_row, const Words& text, std::size_t in_text,
+               std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) {
+    if (!equal(row, in_row + i, text, in_text + i)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Seeds::Seeds(uint32_t length) : length_(length) {
+  for (uint32_t i = 1; i < length; ++i) leaving_ *= kBase;
+}
+
+void Seeds::add(const Words& row, uint32_t number, uint32_t first_word) {
+  uint64_t key = 0;
+  for (uint32_t i = 0; i < length_; ++i) key = key * kBase + row.hashes[first_word + i];
+  pending_.push_back({key, {number, first_word}});
+}
+
+void Seeds::build() {
+  std::sort(pending_.begin(), pending_.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.first, a.second.row, a.second.word) <
+           std::tie(b.first, b.second.row, b.second.word);
+  });
+  const int slot_bits = bits_for(2 * pending_.size()), bitmap_bits = bits_for(12 * pending_.size());
+  slots_.assign(std::size_t{1} << slot_bits, Slot{0, 0, 0});
+  bitmap_.assign((std::size_t{1} << bitmap_bits) / 64, 0);
+  slot_shift_ = 64 - slot_bits, bitmap_shift_ = 64 - bitmap_bits;
+  for (std::size_t i = 0; i < pending_.size();) {
+    const uint64_t key = pending_[i].first;
+    const auto first = static_cast<uint32_t>(i);
+    for (; i < pending_.size() && pending_[i].first == key; ++i) {
+      places_.push_back(pending_[i].second);
+    }
+    const uint64_t spread = key * kSpread;
+    bitmap_[(spread >> bitmap_shift_) / 64] |= uint64_t{1} << (spread >> bitmap_shift_) % 64;
+    std::size_t slot = spread >> slot_shift_;
+    while (slots_[slot].count != 0) slot = (slot + 1) & (slots_.size() - 1);
+    slots_[slot] = {key, first, static_cast<uint32_t>(i - first)};
+  }
+  pending_ = {};
+}
+
+template <typename Found>
+void Seeds::scan(const std::vector<uint64_t>& hashes, const Found& found) const {
+  if (places_.empty() || hashes.size() < length_) return;
+  uint64_t key = 0;
+  for (uint32_t i = 0; i + 1 < length_; ++i) key = key * kBase + hashes[i];
+  const uint64_t* const bitmap = bitmap_.data();
+  for (std::size_t last = length_ - 1; last < hashes.size(); ++last) {
+    key = key * kBase + hashes[last];
+    const uint64_t spread = key * kSpread, bit = spread >> bitmap_shift_;
+    if (bitmap[bit / 64] >> bit % 64 & 1) {
+      for (std::size_t slot = spread >> slot_shift_; slots_[slot].count != 0;
+           slot = (slot + 1) & (slots_.size() - 1)) {
+        if (slots_[slot].key != key) continue;
+        for (uint32_t i = 0; i < slots_[slot].count; ++i) {
+          found(static_cast<uint32_t>(last + 1 - length_), places_[slots_[slot].first + i]);
+        }
+        break;
+      }
+    }
+    key -= hashes[last + 1 - length_] * leaving_;
+  }
+}
+
+namespace {
+
+// Bit-parallel (Hyyro 2004): bit i of `row_` is 0 where the row's word i ends a longer common run.
+class CommonLength {
+ public:
+  CommonLength(const Words& row, bool backwards) : row_words_(row), size_(row.size()) {
+    num_blocks_ = (size_ + 63) / 64;
+    row_.assign(num_blocks_, ~uint64_t{0});
+    for (std::size_t i = 0; i < size_; ++i) {
+      const std::size_t word = backwards ? size_ - 1 - i : i;
+      auto [entry, is_new] = places_.try_emplace(row.hashes[word], Places{word, {}});
+      if (is_new) entry->second.bits.assign(num_blocks_, 0);
+      entry->second.bits[i / 64] |= uint64_t{1} << i % 64;
+    }
+  }
+
+  // Takes the next word of the other side; whether the common subsequence grew.
+  bool take(const Words& other, std::size_t word) {
+    const auto entry = places_.find(other.hashes[word]);
+    if (entry == places_.end() || !equal(row_words_, entry->second.first, other, word)) {
+      return false;
+    }
+    const uint64_t* const bits = entry->second.bits.data();
+    uint64_t carry = 0;
+    uint32_t zeros = 0;
+    for (std::size_t k = 0; k < num_blocks_; ++k) {
+      const uint64_t value = row_[k], shared = value & bits[k];
+      const uint64_t partial = value + shared, sum = partial + carry;
+      carry = (partial < value) | (sum < partial);
+      row_[k] = sum | (value & ~shared);
+      zeros += static_cast<uint32_t>(__builtin_popcountll(~row_[k]));
+    }
+    const bool grew = zeros > length_;
+    length_ = zeros;
+    return grew;
+  }
+  uint32_t length() const { return length_; }
+
+ private:
+  struct Places {
+    std::size_t first;
+    std::vector<uint64_t> bits;
+  };
+  const Words& row_words_;
+  std::size_t size_, num_blocks_;
+  std::unordered_map<uint64_t, Places> places_;
+  std::vector<uint64_t> row_;
+  uint32_t length_ = 0;
+};
+
+Words part_of(const Words& words, uint32_t first, uint32_t last) {
+  Words part;
+  part.mapped = words.mapped;
+  part.form_begins.push_back(0);
+  for (uint32_t i = first; i < last; ++i) {
+    part.hashes.push_back(words.hashes[i]);
+    part.begins.push_back(words.begins[i]);
+    part.ends.push_back(words.ends[i]);
+    part.forms.insert(part.forms.end(), words.form(i), words.form(i) + words.form_bytes(i));
+    part.form_begins.push_back(static_cast<uint32_t>(part.forms.size()));
+  }
+  return part;
+}
+
+// The tightest end, and behind it the tightest beginning, of what `moving` shares with `fixed`.
+std::pair<uint32_t, uint32_t> tightest(const Words& fixed, const Words& moving, uint32_t first,
+                                       uint32_t last, uint32_t* length) {
+  CommonLength forwards(fixed, false);
+  uint32_t end = first;
+  for (uint32_t i = first; i < last; ++i) {
+    if (forwards.take(moving, i)) end = i + 1;
+  }
+  *length = forwards.length();
+  CommonLength backwards(fixed, true);
+  uint32_t begin = end;
+  while (begin > first && backwards.length() < *length) backwards.take(moving, --begin);
+  return {begin, end};
+}
+
+}  // namespace
+
+Common common_words(const Words& row, const Words& text, uint32_t first, uint32_t last) {
+  Common common{};
+  std::tie(common.begin, common.end) = tightest(row, text, first, last, &common.num_words);
+  uint32_t same;
+  std::tie(common.row_begin, common.row_end) =
+      tightest(part_of(text, common.begin, common.end), row, 0, static_cast<uint32_t>(row.size()),
+               &same);
+  return common;
+}
+
+struct Searcher::Found {
+  uint32_t row = 0, num_words = 0;
+  uint32_t begin = 0, end = 0, row_begin = 0, row_end = 0;  // words
+  int64_t run_diagonal = 0;
+  uint32_t run_end = 0;  // kSeed: the run that was found last, on that diagonal
+};
+
+struct Searcher::Scratch {
+  std::vector<uint8_t> letters, chunks;
+  std::vector<words::Origin> origins;
+  Words by_splitting[4];
+  std::vector<Found> found;
+  std::unordered_map<uint32_t, std::size_t> found_of_row;
+  std::unordered_set<uint64_t> windows;  // kShare: compared already
+};
+
+Searcher::Searcher(const words::Splitter& splitter, std::vector<Rule> rules)
+    : splitter_(splitter) {
+  for (const Rule& rule : rules) {
+    if (rule.seed_words < 1 || rule.least_words < 1 || rule.least_words > rule.seed_words ||
+        (rule.least_words < rule.seed_words && rule.least_words < kShortSeedWords) ||
+        !(rule.share >= 0 && rule.share <= 1)) {
+      throw std::invalid_argument(
+          "a rule of seeds of " + std::to_string(rule.seed_words) + " words for rows of " +
+          std::to_string(rule.least_words) + " words and a share of " + std::to_string(rule.share) +
+          "; rows have 3 words or as many as a seed, which has as many at least, and shares are 0 "
+          "to 1");
+    }
+    rules_.push_back({rule, {}, Seeds(rule.seed_words), Seeds(kShortSeedWords), {}});
+  }
+}
+
+Searched Searcher::add_row(uint32_t rule_number, const uint8_t* text, std::size_t num_bytes) {
+  if (built_) throw std::invalid_argument("rows are added before the searcher is built");
+  if (rule_number >= rules_.size()) {
+    throw std::invalid_argument("rule " + std::to_string(rule_number) + " of " +
+                                std::to_string(rules_.size()));
+  }
+  RuleRows& rows = rules_[rule_number];
+  const Rule& rule = rows.rule;
+  const auto number = static_cast<uint32_t>(rows.rows.size());
+  Row& row = rows.rows.emplace_back();
+  const words::Characters& characters = splitter_.characters(rule.splitting);
+  const uint32_t mapped_bytes = characters.map(text, num_bytes, row.mapped, &row.origins);
+  if (rule.splitting == Splitting::kNumbers) {
+    Words math;
+    splitter_.split(Splitting::kMath, row.mapped, mapped_bytes, math);
+    splitter_.mark_numbers(math, row.words);
+  } else {
+    splitter_.split(rule.splitting, row.mapped, mapped_bytes, row.words);
+  }
+  const Words& found = row.words;
+  if (found.size() == 0) return Searched::kNoWords;
+  if (rule.splitting == Splitting::kNumbers) {
+    bool any = false;
+    for (std::size_t i = 0; i < found.size(); ++i) any |= *found.form(i) == '#';
+    if (!any) return Searched::kNoNumbers;
+  }
+  if (found.size() >= rule.seed_words) {
+    const std::size_t last = rule.need == Need::kWhole ? 0 : found.size() - rule.seed_words;
+    for (std::size_t i = 0; i <= last; ++i) rows.seeds.add(found, number, static_cast<uint32_t>(i));
+  } else if (found.size() >= rule.least_words) {
+    rows.short_seeds.add(found, number, 0);
+  } else if (rule.whole_texts) {
+    rows.whole_texts[found.hashes[0]].push_back(number);
+    return Searched::kAsWholeText;
+  } else {
+    return Searched::kTooShort;
+  }
+  return Searched::kYes;
+}
+
+void Searcher::build() {
+  for (RuleRows& rows : rules_) rows.seeds.build(), rows.short_seeds.build();
+  built_ = true;
+}
+
+void Searcher::take_seed(const RuleRows& rows, const Words& text, uint32_t at, Place place,
+                         bool whole, Scratch& scratch) const {
+  const Words& row = rows.rows[place.row].words;
+  const auto num_row = static_cast<uint32_t>(row.size());
+  const auto num_text = static_cast<uint32_t>(text.size());
+  const auto entry = scratch.found_of_row.find(place.row);
+  Found* known = entry == scratch.found_of_row.end() ? nullptr : &scratch.found[entry->second];
+  const int64_t diagonal = int64_t{at} - place.word;
+  Found found;
+  found.row = place.row;
+  if (whole) {
+    if (known != nullptr || num_row > num_text - at || !equal_run(row, 0, text, at, num_row)) {
+      return;
+    }
+    found.num_words = num_row;
+    found.begin = at, found.end = at + num_row;
+    found.row_end = num_row;
+  } else {
+    const uint32_t seed = rows.rule.seed_words;
+    if (rows.rule.need == Need::kSeed) {
+      if (known != nullptr && known->run_diagonal == diagonal && at < known->run_end) return;
+      if (!equal_run(row, place.word, text, at, seed)) return;
+      uint32_t before = 0, length = seed;
+      while (before < at && before < place.word &&
+             equal(row, place.word - before - 1, text, at - before - 1)) {
+        ++before;
+      }
+      while (at + length < num_text && place.word + length < num_row &&
+             equal(row, place.word + length, text, at + length)) {
+        ++length;
+      }
+      found.begin = at - before, found.end = at + length;
+      found.row_begin = place.word - before, found.row_end = place.word + length;
+      found.num_words = length + before;
+      found.run_diagonal = diagonal, found.run_end = found.end;
+      if (known != nullptr) known->run_diagonal = diagonal, known->run_end = found.end;
+    } else {
+      const int64_t slack = std::max<int64_t>(4, num_row / 8);
+      const int64_t window = (diagonal - (diagonal < 0 ? slack - 1 : 0)) / slack;  // rounded down
+      if (!equal_run(row, place.word, text, at, seed)) return;
+      const uint64_t name = uint64_t{place.row} << 32 | static_cast<uint32_t>(window);
+      if (!scratch.windows.insert(name).second) return;
+      const auto first = static_cast<uint32_t>(std::max<int64_t>(0, (window - 1) * slack));
+      const auto last =
+          static_cast<uint32_t>(std::min<int64_t>(num_text, (window + 2) * slack + num_row));
+      const Common common = common_words(row, text, first, last);
+      if (!(common.num_words > rows.rule.share * num_row)) return;
+      found.num_words = common.num_words;
+      found.begin = common.begin, found.end = common.end;
+      found.row_begin = common.row_begin, found.row_end = common.row_end;
+    }
+  }
+  if (known == nullptr) {
+    scratch.found_of_row[place.row] = scratch.found.size();
+    scratch.found.push_back(found);
+  } else if (found.num_words > known->num_words) {
+    *known = found;
+  }
+}
+
+void Searcher::search_rule(const RuleRows& rows, const Words& text, Scratch& scratch) const {
+  scratch.found.clear(), scratch.found_of_row.clear(), scratch.windows.clear();
+  if (text.size() == 0) return;
+  const bool whole = rows.rule.need == Need::kWhole;
+  rows.seeds.scan(text.hashes, [&](uint32_t at, Place place) {
+    take_seed(rows, text, at, place, whole, scratch);
+  });
+  rows.short_seeds.scan(text.hashes, [&](uint32_t at, Place place) {
+    take_seed(rows, text, at, place, true, scratch);
+  });
+  if (!rows.whole_texts.empty() && text.size() < rows.rule.least_words) {
+    const auto entry = rows.whole_texts.find(text.hashes[0]);
+    if (entry != rows.whole_texts.end()) {
+      for (const uint32_t number : entry->second) {
+        if (rows.rows[number].words.size() == text.size()) {
+          take_seed(rows, text, 0, {number, 0}, true, scratch);
+        }
+      }
+    }
+  }
+  std::sort(scratch.found.begin(), scratch.found.end(),
+            [](const Found& a, const Found& b) { return a.row < b.row; });
+}
+
+void Searcher::search_text(const uint8_t* text, std::size_t num_bytes, int64_t number,
+                           Scratch& scratch, std::vector<Hit>& hits) const {
+  bool split[4] = {};
+  uint32_t mapped_bytes[2] = {};
+  bool mapped[2] = {};
+  const auto words_of = [&](Splitting splitting, auto&& again) -> const Words& {
+    const auto which = static_cast<std::size_t>(splitting);
+    Words& found = scratch.by_splitting[which];
+    if (split[which]) return found;
+    split[which] = true;
+    if (splitting == Splitting::kNumbers) {
+      splitter_.mark_numbers(again(Splitting::kMath, again), found);
+      return found;
+    }
+    const bool chunks = splitting == Splitting::kChunks;
+    std::vector<uint8_t>& characters = chunks ? scratch.chunks : scratch.letters;
+    if (!mapped[chunks]) {
+      mapped_bytes[chunks] =
+          splitter_.characters(splitting).map(text, num_bytes, characters, nullptr);
+      mapped[chunks] = true;
+    }
+    splitter_.split(splitting, characters, mapped_bytes[chunks], found);
+    return found;
+  };
+  for (std::size_t rule = 0; rule < rules_.size(); ++rule) {
+    const RuleRows& rows = rules_[rule];
+    const Splitting splitting = rows.rule.splitting;
+    const Words& words = words_of(splitting, words_of);
+    search_rule(rows, words, scratch);
+    if (scratch.found.empty()) continue;
+    std::vector<uint8_t> again;  // where characters come from is asked for where there are hits
+    splitter_.characters(splitting).map(text, num_bytes, again, &scratch.origins);
+    for (Found& found : scratch.found) {
+      const Row& row = rows.rows[found.row];
+      hits.push_back(
+          {number, static_cast<uint32_t>(rule), found.row, found.num_words,
+           static_cast<uint32_t>(row.words.size()),
+           words::source_span(scratch.origins, words.begins[found.begin], words.ends[found.end - 1]),
+           words::source_span(row.origins, row.words.begins[found.row_begin],
+                              row.words.ends[found.row_end - 1])});
+    }
+  }
+}
+
+std::vector<Hit> Searcher::search(const texts::Flat& flat, int num_threads) const {
+  if (!built_) throw std::invalid_argument("build the searcher before it searches");
+  if (num_threads < 1) {
+    throw std::invalid_argument("num_threads is " + std::to_string(num_threads));
+  }
+  flat.check("texts");
+  std::vector<Scratch> scratch(static_cast<std::size_t>(num_threads));
+  std::vector<std::vector<Hit>> found(static_cast<std::size_t>(num_threads));
+  threads::for_each(flat.count, num_threads, kTextsAtATime, [&](int thread, int64_t i) {
+    const auto own = static_cast<std::size_t>(thread);
+    search_text(flat.text + flat.offsets[i],
+                static_cast<std::size_t>(flat.offsets[i + 1] - flat.offsets[i]), i, scratch[own],
+                found[own]);
+  });
+  std::vector<Hit> hits;
+  for (const std::vector<Hit>& part : found) hits.insert(hits.end(), part.begin(), part.end());
+  std::sort(hits.begin(), hits.end(), [](const Hit& a, const Hit& b) {
+    return std::tie(a.text, a.rule, a.row) < std::tie(b.text, b.rule, b.row);
+  });
+  return hits;
+}
+
+}  // namespace row_search

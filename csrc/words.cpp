@@ -1,0 +1,323 @@
+#include "words.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "utf8.h"
+
+namespace words {
+
+namespace {
+
+constexpr uint8_t kSeparatorByte = 1;
+constexpr uint32_t kArgumentBytes = 40;  // longest {argument} that is left out with its command
+constexpr std::size_t kNumberWordSlots = 512;
+
+struct Tables {
+  bool plain[256] = {}, letter[256] = {}, digit[256] = {}, chunk[256] = {};
+  Tables() {
+    for (int c = 0; c < 256; ++c) {
+      digit[c] = c >= '0' && c <= '9';
+      letter[c] = (c >= 'a' && c <= 'z') || c >= 0x80;
+      plain[c] = digit[c] || letter[c] || c == '_';
+      chunk[c] = c != ' ' && !(c >= 9 && c <= 13) && !(c >= 28 && c <= 31);
+    }
+  }
+};
+const Tables kTables;
+
+inline uint8_t lower(uint8_t c) { return c + ((static_cast<uint8_t>(c - 'A') < 26) << 5); }
+
+uint32_t code_point(const uint8_t* p, int num_bytes) {
+  if (num_bytes == 2) return (p[0] & 0x1Fu) << 6 | (p[1] & 0x3Fu);
+  if (num_bytes == 3) return (p[0] & 0x0Fu) << 12 | (p[1] & 0x3Fu) << 6 | (p[2] & 0x3Fu);
+  return (p[0] & 0x07u) << 18 | (p[1] & 0x3Fu) << 12 | (p[2] & 0x3Fu) << 6 | (p[3] & 0x3Fu);
+}
+
+void add_word(Words& words, uint64_t hash, uint32_t begin, uint32_t end) {
+  words.hashes.push_back(hash);
+  words.begins.push_back(begin);
+  words.ends.push_back(end);
+}
+
+void split_runs(const uint8_t* text, uint32_t num_bytes, const bool* inside, Words& words) {
+  for (uint32_t p = 0; p < num_bytes;) {
+    if (!inside[text[p]]) {
+      ++p;
+      continue;
+    }
+    const uint32_t begin = p;
+    while (inside[text[p]]) ++p;  // ends at the padding
+    add_word(words, hash_bytes(text + begin, p - begin), begin, p);
+  }
+}
+
+}  // namespace
+
+Characters::Characters(std::vector<uint8_t> kinds, std::vector<int32_t> offsets, std::string bytes,
+                       bool keep_all)
+    : kinds_(std::move(kinds)),
+      offsets_(std::move(offsets)),
+      bytes_(std::move(bytes)),
+      keep_all_(keep_all) {
+  if (offsets_.size() != kinds_.size() + 1 || offsets_.front() != 0 ||
+      !std::is_sorted(offsets_.begin(), offsets_.end()) ||
+      static_cast<std::size_t>(offsets_.back()) != bytes_.size()) {
+    throw std::invalid_argument("a table of " + std::to_string(kinds_.size()) +
+                                " characters needs as many offsets and one more, rising to its " +
+                                std::to_string(bytes_.size()) + " bytes");
+  }
+}
+
+uint32_t Characters::map(const uint8_t* text, std::size_t num_bytes, std::vector<uint8_t>& mapped,
+                         std::vector<Origin>* origins) const {
+  if (num_bytes > kMaxTextBytes) {
+    throw std::invalid_argument("a text has " + std::to_string(num_bytes) + " bytes; " +
+                                std::to_string(kMaxTextBytes) + " are possible");
+  }
+  if (origins != nullptr) origins->clear();
+  if (mapped.size() < num_bytes + kPadding) mapped.resize(num_bytes + kPadding);
+  const uint8_t *p = text, *const end = text + num_bytes;
+  uint32_t at = 0;
+  bool alone = false;  // the last character stands alone, and marks of it may follow
+  while (p < end) {
+    const uint8_t* run = p;
+    while (end - run >= 8) {
+      uint64_t block;
+      std::memcpy(&block, run, 8);
+      if (block & 0x8080808080808080u) break;
+      run += 8;
+    }
+    while (run < end && *run < 0x80) ++run;
+    const auto room = static_cast<std::size_t>(at) + static_cast<std::size_t>(end - p) + kPadding;
+    if (mapped.size() < room + 64) mapped.resize(room + room / 2 + 64);
+    uint8_t* out = mapped.data() + at;
+    if (alone && run > p) {
+      *out++ = kSeparatorByte, alone = false;
+      if (origins != nullptr) ++origins->back().mapped_end;
+    }
+    for (const uint8_t* q = p; q < run; ++q) *out++ = lower(*q);
+    at = static_cast<uint32_t>(out - mapped.data());
+    p = run;
+    if (p == end) break;
+
+    const int size = utf8::character_bytes(p, end);
+    const uint32_t code = size > 1 ? code_point(p, size) : 0;
+    const uint8_t* bytes = p;
+    auto length = static_cast<std::size_t>(size);
+    uint8_t kind = kSeparator;
+    if (size > 1 && code - 0x80 < kinds_.size()) {
+      kind = kinds_[code - 0x80];
+      bytes = reinterpret_cast<const uint8_t*>(bytes_.data()) + offsets_[code - 0x80];
+      length = static_cast<std::size_t>(offsets_[code - 0x7F] - offsets_[code - 0x80]);
+    } else if (size > 1) {
+      kind = keep_all_ ? kText : code >= 0x20000 && code < 0x40000 ? kAlone : kSeparator;
+    }
+    const uint32_t begin = at;
+    if (mapped.size() < at + length + 2 + kPadding) mapped.resize(2 * mapped.size() + length);
+    out = mapped.data() + at;
+    const bool joins = at > 0 && (kTables.digit[out[-1]] || kTables.letter[out[-1]]);
+    if (kind == kMark && !joins) kind = kSeparator;
+    if (kind != kMark && kind != kIgnored) {
+      if (alone || kind == kAlone) *out++ = kSeparatorByte;
+      alone = kind == kAlone;
+    }
+    if (kind == kSeparator) {
+      *out++ = kSeparatorByte;
+    } else if (kind != kIgnored) {
+      out = std::copy(bytes, bytes + length, out);
+    }
+    at = static_cast<uint32_t>(out - mapped.data());
+    const uint8_t* next = p + (size > 1 ? size : 1);
+    if (origins != nullptr) {
+      origins->push_back({begin, at, static_cast<uint32_t>(p - text),
+                          static_cast<uint32_t>(next - text)});
+    }
+    p = next;
+  }
+  if (mapped.size() < at + kPadding) mapped.resize(at + kPadding);
+  std::memset(mapped.data() + at, 0, kPadding);
+  return at;
+}
+
+Span source_span(const std::vector<Origin>& origins, uint32_t begin, uint32_t end) {
+  const auto origin_of = [&](uint32_t position) {
+    auto found = std::upper_bound(
+        origins.begin(), origins.end(), position,
+        [](uint32_t value, const Origin& origin) { return value < origin.mapped_begin; });
+    if (found == origins.begin()) return Span{position, position + 1};
+    const Origin& origin = *--found;
+    if (position < origin.mapped_end) return Span{origin.begin, origin.end};
+    const uint32_t source = origin.end + (position - origin.mapped_end);
+    return Span{source, source + 1};
+  };
+  return {origin_of(begin).begin, origin_of(end - 1).end};
+}
+
+Splitter::Splitter(Characters letters, Characters chunks,
+                   const std::vector<std::pair<std::string, int>>& commands,
+                   const std::vector<std::string>& number_words)
+    : letters_(std::move(letters)), chunks_(std::move(chunks)), number_words_(kNumberWordSlots) {
+  const auto hash_of = [](std::string word) {
+    const std::size_t num_bytes = word.size();
+    if (num_bytes == 0) throw std::invalid_argument("an empty name in a list of words");
+    word.append(8, '\0');
+    return hash_bytes(reinterpret_cast<const uint8_t*>(word.data()), num_bytes);
+  };
+  for (const auto& [name, what] : commands) commands_[hash_of(name)] = static_cast<Command>(what);
+  if (number_words.size() > kNumberWordSlots / 4) {
+    throw std::invalid_argument(std::to_string(number_words.size()) + " number words; " +
+                                std::to_string(kNumberWordSlots / 4) + " are possible");
+  }
+  for (const std::string& word : number_words) {
+    std::size_t slot = hash_of(word) % kNumberWordSlots;
+    while (number_words_[slot] != 0) slot = (slot + 1) % kNumberWordSlots;
+    number_words_[slot] = hash_of(word);
+  }
+}
+
+void Splitter::split(Splitting splitting, const std::vector<uint8_t>& mapped, uint32_t num_bytes,
+                     Words& words) const {
+  const uint8_t* text = mapped.data();
+  words.clear(text);
+  if (splitting == Splitting::kMath) return split_math(text, num_bytes, words);
+  if (splitting == Splitting::kPlain) return split_runs(text, num_bytes, kTables.plain, words);
+  if (splitting != Splitting::kChunks) throw std::invalid_argument("numbers are marked in words");
+  for (uint32_t p = 0; p < num_bytes;) {
+    const uint32_t begin = p;
+    while (p < num_bytes && kTables.chunk[text[p]]) ++p;
+    if (p > begin) add_word(words, hash_bytes(text + begin, p - begin), begin, p);
+    else ++p;
+  }
+}
+
+void Splitter::split_math(const uint8_t* text, uint32_t num_bytes, Words& words) const {
+  const bool *const letter = kTables.letter, *const digit = kTables.digit;
+  if (words.forms.size() < 2 * std::size_t{num_bytes} + kPadding) {
+    words.forms.resize(2 * std::size_t{num_bytes} + kPadding);  // ".5" becomes "0.5"
+  }
+  uint8_t* const forms = words.forms.data();
+  uint32_t form = 0;
+  words.form_begins.push_back(0);
+  const auto add = [&](uint32_t form_end, uint32_t begin, uint32_t end) {
+    add_word(words, hash_bytes(forms + form, form_end - form), begin, end);
+    words.form_begins.push_back(form_end);
+    form = form_end;
+  };
+  const auto separator_bytes = [&](uint32_t p) -> uint32_t {  // of thousands
+    if (text[p] == ',') return text[p + 1] == '\\' && text[p + 2] == '!' ? 3 : 1;
+    if (text[p] == '{') return text[p + 1] == ',' && text[p + 2] == '}' ? 3 : 0;
+    return text[p] == '\\' && text[p + 1] == ',' ? 2 : 0;
+  };
+  const auto take_number = [&](uint32_t p) {
+    const uint32_t begin = p;
+    uint32_t at = form;
+    const auto take = [&](uint8_t c) {  // without zeros in front
+      if (at == form + 1 && forms[form] == '0') at = form;
+      forms[at++] = c;
+    };
+    if (text[p] == '.') forms[at++] = '0';
+    while (digit[text[p]]) take(text[p++]);
+    if (p - begin >= 1 && p - begin <= 3) {
+      for (uint32_t skip; (skip = separator_bytes(p)) != 0;) {
+        const uint8_t* group = text + p + skip;
+        if (!digit[group[0]] || !digit[group[1]] || !digit[group[2]] || digit[group[3]]) break;
+        for (int i = 0; i < 3; ++i) take(group[i]);
+        p += skip + 3;
+      }
+    }
+    if (text[p] == '.' && digit[text[p + 1]]) {
+      const uint32_t point = at;
+      forms[at++] = '.';
+      for (++p; digit[text[p]]; ++p) forms[at++] = text[p];
+      while (forms[at - 1] == '0') --at;
+      if (at == point + 1) at = point;
+    }
+    add(at, begin, p);
+    return p;
+  };
+  const auto skip_spaces = [&](uint32_t p) {
+    while (text[p] == ' ') ++p;
+    return p;
+  };
+  for (uint32_t p = 0; p < num_bytes;) {
+    const uint8_t c = text[p];
+    if (letter[c]) {
+      const uint32_t begin = p;
+      uint32_t at = form;
+      for (;;) {
+        while (letter[text[p]]) forms[at++] = text[p++];
+        if (text[p] != '\'' || !letter[text[p + 1]]) break;
+        ++p;
+      }
+      add(at, begin, p);
+    } else if (digit[c]) {
+      p = take_number(p);
+    } else if (c == '.') {
+      const bool starts = digit[text[p + 1]] && (p == 0 || !(letter[text[p - 1]] || digit[text[p - 1]]));
+      p = starts ? take_number(p) : p + 1;
+    } else if (c == '\\') {
+      const uint32_t begin = ++p;
+      while (text[p] >= 'a' && text[p] <= 'z') ++p;
+      if (p == begin) {
+        if (p < num_bytes && !letter[text[p]] && !digit[text[p]]) ++p;
+        continue;
+      }
+      const uint64_t name = hash_bytes(text + begin, p - begin);
+      const auto found = commands_.find(name);
+      if (found == commands_.end()) {
+        std::copy(text + begin, text + p, forms + form);
+        add(form + (p - begin), begin, p);
+      } else if (found->second == Command::kDropWithArgument) {
+        const uint32_t open = skip_spaces(p);
+        if (text[open] != '{') continue;
+        uint32_t close = open + 1;
+        while (close < num_bytes && close - open <= kArgumentBytes && text[close] != '{' &&
+               text[close] != '}') {
+          ++close;
+        }
+        if (text[close] == '}') p = close + 1;
+      } else if (found->second == Command::kFraction) {
+        for (int i = 0; i < 2; ++i) {
+          const uint32_t next = skip_spaces(p);
+          if (!digit[text[next]]) break;
+          forms[form] = text[next];
+          p = next + 1;
+          add(form + 1, next, p);
+        }
+      }
+    } else {
+      ++p;
+    }
+  }
+}
+
+void Splitter::mark_numbers(const Words& math, Words& words) const {
+  words.clear(math.mapped);
+  static const uint8_t kMark[kPadding] = {'#'};
+  const uint64_t mark = hash_bytes(kMark, 1);
+  if (words.forms.size() < math.forms.size()) words.forms.resize(math.forms.size());
+  words.form_begins.push_back(0);
+  uint32_t at = 0;
+  for (std::size_t i = 0; i < math.size(); ++i) {
+    const uint8_t* form = math.form(i);
+    const uint64_t hash = math.hashes[i];
+    bool number = kTables.digit[*form];
+    for (std::size_t slot = hash % kNumberWordSlots; !number && number_words_[slot] != 0;
+         slot = (slot + 1) % kNumberWordSlots) {
+      number = number_words_[slot] == hash;
+    }
+    if (number && !words.hashes.empty() && words.hashes.back() == mark) {
+      words.ends.back() = math.ends[i];
+      continue;
+    }
+    add_word(words, number ? mark : hash, math.begins[i], math.ends[i]);
+    const std::size_t num_bytes = number ? 1 : math.form_bytes(i);
+    std::memcpy(words.forms.data() + at, number ? kMark : form, num_bytes);
+    at += static_cast<uint32_t>(num_bytes);
+    words.form_begins.push_back(at);
+  }
+}
+
+}  // namespace words
