@@ -38,7 +38,7 @@ class SearchedBenchmark(Section):
     """The file of its rows, where it is not below `data` (known to the stage by content)."""
     stage: str | None = None
     """A stage of this road that wrote the rows, such as 10_synthesize; instead of `rows`."""
-    rules: list[Rule] | None = Field(None, min_length=1)
+    rules: Annotated[list[Rule] | None, Field(min_length=1)] = None
     """Instead of those of `decontaminate`; [exact] for problems written by templates."""
     rule: Rule | None = None
     """The same for one rule."""
@@ -58,7 +58,7 @@ class DecontaminateConfig(Section):
     """Names, paths of YAML files, or objects; `all`, alone or in the list: every benchmark that
     comes with the program and is not named otherwise (heldout_templates where the road has
     synthesize)."""
-    rules: list[Rule] | None = Field(None, min_length=1)
+    rules: Annotated[list[Rule] | None, Field(min_length=1)] = None
     """What counts as a leak; left out: ngram10, ngram13 and numbers. ngram10: any ten words in a
     row; ngram13: thirteen words in a row and more than 0.6 of the problem's words in its order;
     numbers: the problem with other numbers; exact: the whole problem, punctuation included."""
