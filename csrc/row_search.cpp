@@ -21,6 +21,13 @@ int bits_for(std::size_t count) {  // 2 to the power of it is at least `count`
   return bits;
 }
 
+// Three bits in one block of the bitmap; a key whose bits are not all there is no seed's.
+uint64_t bits_of(uint64_t key) {
+  return uint64_t{1} << (key & 63) | uint64_t{1} << (key >> 6 & 63) | uint64_t{1} << (key >> 12 & 63);
+}
+
+std::size_t block_of(uint64_t spread, int shift) { return shift == 64 ? 0 : spread >> shift; }
+
 bool equal_run(const Words& row, std::size_t in_row, const Words& text, std::size_t in_text,
                std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) {
@@ -37,7 +44,7 @@ Seeds::Seeds(uint32_t length) : length_(length) {
 
 void Seeds::add(const Words& row, uint32_t number, uint32_t first_word) {
   uint64_t key = 0;
-  for (uint32_t i = 0; i < length_; ++i) key = key * kBase + row.hashes[first_word + i];
+  for (uint32_t i = 0; i < length_; ++i) key = key * kBase + row.hashes()[first_word + i];
   pending_.push_back({key, {number, first_word}});
 }
 
@@ -46,10 +53,10 @@ void Seeds::build() {
     return std::tie(a.first, a.second.row, a.second.word) <
            std::tie(b.first, b.second.row, b.second.word);
   });
-  const int slot_bits = bits_for(2 * pending_.size()), bitmap_bits = bits_for(12 * pending_.size());
+  const int slot_bits = bits_for(2 * pending_.size()), bitmap_bits = bits_for(6 * pending_.size());
   slots_.assign(std::size_t{1} << slot_bits, Slot{0, 0, 0});
   bitmap_.assign((std::size_t{1} << bitmap_bits) / 64, 0);
-  slot_shift_ = 64 - slot_bits, bitmap_shift_ = 64 - bitmap_bits;
+  slot_shift_ = 64 - slot_bits, bitmap_shift_ = 64 + 6 - bitmap_bits;
   for (std::size_t i = 0; i < pending_.size();) {
     const uint64_t key = pending_[i].first;
     const auto first = static_cast<uint32_t>(i);
@@ -57,7 +64,7 @@ void Seeds::build() {
       places_.push_back(pending_[i].second);
     }
     const uint64_t spread = key * kSpread;
-    bitmap_[(spread >> bitmap_shift_) / 64] |= uint64_t{1} << (spread >> bitmap_shift_) % 64;
+    bitmap_[block_of(spread, bitmap_shift_)] |= bits_of(key);
     std::size_t slot = spread >> slot_shift_;
     while (slots_[slot].count != 0) slot = (slot + 1) & (slots_.size() - 1);
     slots_[slot] = {key, first, static_cast<uint32_t>(i - first)};
@@ -66,59 +73,97 @@ void Seeds::build() {
 }
 
 template <typename Found>
-void Seeds::scan(const std::vector<uint64_t>& hashes, const Found& found) const {
-  if (places_.empty() || hashes.size() < length_) return;
+inline void Seeds::look_up(uint64_t key, std::size_t at, const Found& found) const {
+  const uint64_t spread = key * kSpread, bits = bits_of(key);
+  if ((bitmap_[block_of(spread, bitmap_shift_)] & bits) != bits) return;
+  for (std::size_t slot = spread >> slot_shift_; slots_[slot].count != 0;
+       slot = (slot + 1) & (slots_.size() - 1)) {
+    if (slots_[slot].key != key) continue;
+    for (uint32_t i = 0; i < slots_[slot].count; ++i) {
+      found(static_cast<uint32_t>(at), places_[slots_[slot].first + i]);
+    }
+    return;
+  }
+}
+
+template <typename Found>
+void Seeds::scan(const Words& text, const Found& found) const {
+  const std::size_t size = text.size();
+  if (places_.empty() || size < length_) return;
+  const uint64_t* const hashes = text.hashes();
+  if (length_ == 3) {  // no word waits for the one before
+    for (std::size_t i = 0; i + 2 < size; ++i) {
+      look_up(hashes[i] * (kBase * kBase) + hashes[i + 1] * kBase + hashes[i + 2], i, found);
+    }
+    return;
+  }
   uint64_t key = 0;
   for (uint32_t i = 0; i + 1 < length_; ++i) key = key * kBase + hashes[i];
-  const uint64_t* const bitmap = bitmap_.data();
-  for (std::size_t last = length_ - 1; last < hashes.size(); ++last) {
-    key = key * kBase + hashes[last];
-    const uint64_t spread = key * kSpread, bit = spread >> bitmap_shift_;
-    if (bitmap[bit / 64] >> bit % 64 & 1) {
-      for (std::size_t slot = spread >> slot_shift_; slots_[slot].count != 0;
-           slot = (slot + 1) & (slots_.size() - 1)) {
-        if (slots_[slot].key != key) continue;
-        for (uint32_t i = 0; i < slots_[slot].count; ++i) {
-          found(static_cast<uint32_t>(last + 1 - length_), places_[slots_[slot].first + i]);
-        }
-        break;
-      }
-    }
-    key -= hashes[last + 1 - length_] * leaving_;
+  for (std::size_t i = 0; i + length_ <= size; ++i) {
+    key = key * kBase + hashes[i + length_ - 1];
+    look_up(key, i, found);
+    key -= hashes[i] * leaving_;
   }
+}
+
+WordPlaces::WordPlaces(const Words& words, bool backwards)
+    : num_blocks_((words.size() + 63) / 64), shift_(64 - bits_for(2 * words.size() + 1)) {
+  slots_.assign(std::size_t{1} << (64 - shift_), Slot{0, 0, 0});
+  bits_.assign(1, 0);  // 0 is no word's
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    const std::size_t word = backwards ? words.size() - 1 - i : i;
+    const uint64_t hash = words.hashes()[word];
+    std::size_t slot = (hash * kSpread) >> shift_;
+    while (slots_[slot].bits != 0 && slots_[slot].hash != hash) {
+      slot = (slot + 1) & (slots_.size() - 1);
+    }
+    if (slots_[slot].bits == 0) {
+      slots_[slot] = {hash, static_cast<uint32_t>(word), static_cast<uint32_t>(bits_.size())};
+      bits_.resize(bits_.size() + num_blocks_, 0);
+    }
+    bits_[slots_[slot].bits + i / 64] |= uint64_t{1} << i % 64;
+  }
+}
+
+const uint64_t* WordPlaces::find(const Words& words, const Words& other, std::size_t word) const {
+  const uint64_t hash = other.hashes()[word];
+  for (std::size_t slot = (hash * kSpread) >> shift_; slots_[slot].bits != 0;
+       slot = (slot + 1) & (slots_.size() - 1)) {
+    if (slots_[slot].hash != hash) continue;
+    return equal(words, slots_[slot].word, other, word) ? &bits_[slots_[slot].bits] : nullptr;
+  }
+  return nullptr;
 }
 
 namespace {
 
-// Bit-parallel (Hyyro 2004): bit i of `row_` is 0 where the row's word i ends a longer common run.
+uint32_t num_ones(uint64_t x) {  // without asking for an instruction that not all processors have
+  x -= x >> 1 & 0x5555555555555555u;
+  x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
+  return static_cast<uint32_t>(((x + (x >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * 0x0101010101010101u >> 56);
+}
+
+// Longest common subsequence with one more word of the other side at a time, bit-parallel (Hyyro
+// 2004): a bit of `row_` is 0 where the word of the row makes it longer.
 class CommonLength {
  public:
-  CommonLength(const Words& row, bool backwards) : row_words_(row), size_(row.size()) {
-    num_blocks_ = (size_ + 63) / 64;
-    row_.assign(num_blocks_, ~uint64_t{0});
-    for (std::size_t i = 0; i < size_; ++i) {
-      const std::size_t word = backwards ? size_ - 1 - i : i;
-      auto [entry, is_new] = places_.try_emplace(row.hashes[word], Places{word, {}});
-      if (is_new) entry->second.bits.assign(num_blocks_, 0);
-      entry->second.bits[i / 64] |= uint64_t{1} << i % 64;
-    }
+  CommonLength(const Words& row, const WordPlaces& places, std::vector<uint64_t>& state)
+      : words_(row), places_(places), row_(state) {
+    row_.assign(places.num_blocks(), ~uint64_t{0});
   }
 
-  // Takes the next word of the other side; whether the common subsequence grew.
+  // Whether it grew.
   bool take(const Words& other, std::size_t word) {
-    const auto entry = places_.find(other.hashes[word]);
-    if (entry == places_.end() || !equal(row_words_, entry->second.first, other, word)) {
-      return false;
-    }
-    const uint64_t* const bits = entry->second.bits.data();
+    const uint64_t* const bits = places_.find(words_, other, word);
+    if (bits == nullptr) return false;
     uint64_t carry = 0;
     uint32_t zeros = 0;
-    for (std::size_t k = 0; k < num_blocks_; ++k) {
+    for (std::size_t k = 0; k < row_.size(); ++k) {
       const uint64_t value = row_[k], shared = value & bits[k];
       const uint64_t partial = value + shared, sum = partial + carry;
       carry = (partial < value) | (sum < partial);
       row_[k] = sum | (value & ~shared);
-      zeros += static_cast<uint32_t>(__builtin_popcountll(~row_[k]));
+      zeros += num_ones(~row_[k]);
     }
     const bool grew = zeros > length_;
     length_ = zeros;
@@ -127,57 +172,35 @@ class CommonLength {
   uint32_t length() const { return length_; }
 
  private:
-  struct Places {
-    std::size_t first;
-    std::vector<uint64_t> bits;
-  };
-  const Words& row_words_;
-  std::size_t size_, num_blocks_;
-  std::unordered_map<uint64_t, Places> places_;
-  std::vector<uint64_t> row_;
+  const Words& words_;
+  const WordPlaces& places_;
+  std::vector<uint64_t>& row_;
   uint32_t length_ = 0;
 };
 
-Words part_of(const Words& words, uint32_t first, uint32_t last) {
-  Words part;
-  part.mapped = words.mapped;
-  part.form_begins.push_back(0);
-  for (uint32_t i = first; i < last; ++i) {
-    part.hashes.push_back(words.hashes[i]);
-    part.begins.push_back(words.begins[i]);
-    part.ends.push_back(words.ends[i]);
-    part.forms.insert(part.forms.end(), words.form(i), words.form(i) + words.form_bytes(i));
-    part.form_begins.push_back(static_cast<uint32_t>(part.forms.size()));
-  }
-  return part;
-}
+struct Range {
+  uint32_t begin, end, num_words;
+};
 
-// The tightest end, and behind it the tightest beginning, of what `moving` shares with `fixed`.
-std::pair<uint32_t, uint32_t> tightest(const Words& fixed, const Words& moving, uint32_t first,
-                                       uint32_t last, uint32_t* length) {
-  CommonLength forwards(fixed, false);
-  uint32_t end = first;
+// Of `moving` the shortest beginning that shares as many words with `fixed` as all of it does, and
+// of that the shortest end.
+Range tightest(const Words& fixed, const WordPlaces& places, const Words& moving, uint32_t first,
+               uint32_t last, double more_than, std::vector<uint64_t>& state) {
+  CommonLength forwards(fixed, places, state);
+  Range range{first, first, 0};
   for (uint32_t i = first; i < last; ++i) {
-    if (forwards.take(moving, i)) end = i + 1;
+    if (forwards.take(moving, i)) range.end = i + 1;
   }
-  *length = forwards.length();
-  CommonLength backwards(fixed, true);
-  uint32_t begin = end;
-  while (begin > first && backwards.length() < *length) backwards.take(moving, --begin);
-  return {begin, end};
+  range.num_words = forwards.length();
+  if (!(range.num_words > more_than)) return range;
+  const WordPlaces reversed(fixed, true);
+  CommonLength backwards(fixed, reversed, state);
+  range.begin = range.end;
+  while (backwards.length() < range.num_words) backwards.take(moving, --range.begin);
+  return range;
 }
 
 }  // namespace
-
-Common common_words(const Words& row, const Words& text, uint32_t first, uint32_t last) {
-  Common common{};
-  std::tie(common.begin, common.end) = tightest(row, text, first, last, &common.num_words);
-  uint32_t same;
-  std::tie(common.row_begin, common.row_end) =
-      tightest(part_of(text, common.begin, common.end), row, 0, static_cast<uint32_t>(row.size()),
-               &same);
-  return common;
-}
 
 struct Searcher::Found {
   uint32_t row = 0, num_words = 0;
@@ -193,6 +216,7 @@ struct Searcher::Scratch {
   std::vector<Found> found;
   std::unordered_map<uint32_t, std::size_t> found_of_row;
   std::unordered_set<uint64_t> windows;  // kShare: compared already
+  std::vector<uint64_t> state;
 };
 
 Searcher::Searcher(const words::Splitter& splitter, std::vector<Rule> rules)
@@ -223,27 +247,27 @@ Searched Searcher::add_row(uint32_t rule_number, const uint8_t* text, std::size_
   Row& row = rows.rows.emplace_back();
   const words::Characters& characters = splitter_.characters(rule.splitting);
   const uint32_t mapped_bytes = characters.map(text, num_bytes, row.mapped, &row.origins);
-  if (rule.splitting == Splitting::kNumbers) {
-    Words math;
-    splitter_.split(Splitting::kMath, row.mapped, mapped_bytes, math);
-    splitter_.mark_numbers(math, row.words);
-  } else {
-    splitter_.split(rule.splitting, row.mapped, mapped_bytes, row.words);
-  }
+  const bool marked = rule.splitting == Splitting::kNumbers;
+  Words words, math;
+  splitter_.split(marked ? Splitting::kMath : rule.splitting, row.mapped, mapped_bytes,
+                  marked ? math : words);
+  if (marked) splitter_.mark_numbers(row.mapped, mapped_bytes, math, words);
+  row.words = words.part(0, words.size());
   const Words& found = row.words;
   if (found.size() == 0) return Searched::kNoWords;
-  if (rule.splitting == Splitting::kNumbers) {
+  if (marked) {
     bool any = false;
-    for (std::size_t i = 0; i < found.size(); ++i) any |= *found.form(i) == '#';
+    for (std::size_t i = 0; i < found.size(); ++i) any |= *found.form(i) == words::kNumberMark;
     if (!any) return Searched::kNoNumbers;
   }
+  if (rule.need == Need::kShare) row.places = std::make_unique<WordPlaces>(found, false);
   if (found.size() >= rule.seed_words) {
     const std::size_t last = rule.need == Need::kWhole ? 0 : found.size() - rule.seed_words;
     for (std::size_t i = 0; i <= last; ++i) rows.seeds.add(found, number, static_cast<uint32_t>(i));
   } else if (found.size() >= rule.least_words) {
     rows.short_seeds.add(found, number, 0);
   } else if (rule.whole_texts) {
-    rows.whole_texts[found.hashes[0]].push_back(number);
+    rows.whole_texts[found.hashes()[0]].push_back(number);
     return Searched::kAsWholeText;
   } else {
     return Searched::kTooShort;
@@ -301,11 +325,16 @@ void Searcher::take_seed(const RuleRows& rows, const Words& text, uint32_t at, P
       const auto first = static_cast<uint32_t>(std::max<int64_t>(0, (window - 1) * slack));
       const auto last =
           static_cast<uint32_t>(std::min<int64_t>(num_text, (window + 2) * slack + num_row));
-      const Common common = common_words(row, text, first, last);
-      if (!(common.num_words > rows.rule.share * num_row)) return;
-      found.num_words = common.num_words;
-      found.begin = common.begin, found.end = common.end;
-      found.row_begin = common.row_begin, found.row_end = common.row_end;
+      const double share = rows.rule.share * num_row;
+      const Range range =
+          tightest(row, *rows.rows[place.row].places, text, first, last, share, scratch.state);
+      if (!(range.num_words > share)) return;
+      const Words part = text.part(range.begin, range.end);
+      const Range in_row =
+          tightest(part, WordPlaces(part, false), row, 0, num_row, 0, scratch.state);
+      found.num_words = range.num_words;
+      found.begin = range.begin, found.end = range.end;
+      found.row_begin = in_row.begin, found.row_end = in_row.end;
     }
   }
   if (known == nullptr) {
@@ -320,14 +349,14 @@ void Searcher::search_rule(const RuleRows& rows, const Words& text, Scratch& scr
   scratch.found.clear(), scratch.found_of_row.clear(), scratch.windows.clear();
   if (text.size() == 0) return;
   const bool whole = rows.rule.need == Need::kWhole;
-  rows.seeds.scan(text.hashes, [&](uint32_t at, Place place) {
+  rows.seeds.scan(text, [&](uint32_t at, Place place) {
     take_seed(rows, text, at, place, whole, scratch);
   });
-  rows.short_seeds.scan(text.hashes, [&](uint32_t at, Place place) {
+  rows.short_seeds.scan(text, [&](uint32_t at, Place place) {
     take_seed(rows, text, at, place, true, scratch);
   });
   if (!rows.whole_texts.empty() && text.size() < rows.rule.least_words) {
-    const auto entry = rows.whole_texts.find(text.hashes[0]);
+    const auto entry = rows.whole_texts.find(text.hashes()[0]);
     if (entry != rows.whole_texts.end()) {
       for (const uint32_t number : entry->second) {
         if (rows.rows[number].words.size() == text.size()) {
@@ -351,7 +380,8 @@ void Searcher::search_text(const uint8_t* text, std::size_t num_bytes, int64_t n
     if (split[which]) return found;
     split[which] = true;
     if (splitting == Splitting::kNumbers) {
-      splitter_.mark_numbers(again(Splitting::kMath, again), found);
+      const Words& math = again(Splitting::kMath, again);
+      splitter_.mark_numbers(scratch.letters, mapped_bytes[0], math, found);
       return found;
     }
     const bool chunks = splitting == Splitting::kChunks;
@@ -377,9 +407,9 @@ void Searcher::search_text(const uint8_t* text, std::size_t num_bytes, int64_t n
       hits.push_back(
           {number, static_cast<uint32_t>(rule), found.row, found.num_words,
            static_cast<uint32_t>(row.words.size()),
-           words::source_span(scratch.origins, words.begins[found.begin], words.ends[found.end - 1]),
-           words::source_span(row.origins, row.words.begins[found.row_begin],
-                              row.words.ends[found.row_end - 1])});
+           words::source_span(scratch.origins, words.begin(found.begin), words.end(found.end - 1)),
+           words::source_span(row.origins, row.words.begin(found.row_begin),
+                              row.words.end(found.row_end - 1))});
     }
   }
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -59,13 +60,15 @@ class Seeds {
 
   // found(first word in the text, place) for every run whose hash is that of a seed.
   template <typename Found>
-  void scan(const std::vector<uint64_t>& hashes, const Found& found) const;
+  void scan(const Words& text, const Found& found) const;
 
  private:
   struct Slot {
     uint64_t key;
     uint32_t first, count;  // count 0: empty
   };
+  template <typename Found>
+  void look_up(uint64_t key, std::size_t at, const Found& found) const;
   uint32_t length_;
   uint64_t leaving_ = 1;  // kBase to the power of length_
   std::vector<std::pair<uint64_t, Place>> pending_;
@@ -75,11 +78,24 @@ class Seeds {
   int bitmap_shift_ = 0, slot_shift_ = 0;
 };
 
-// Longest common subsequence of a row and part of a text, and the tightest ends of one.
-struct Common {
-  uint32_t num_words, begin, end, row_begin, row_end;
+// At which words of `words` each word stands, as bits; backwards: counted from the last.
+class WordPlaces {
+ public:
+  WordPlaces(const Words& words, bool backwards);
+  std::size_t num_blocks() const { return num_blocks_; }
+  // The bits of the word that is equal to other's `word`, or null.
+  const uint64_t* find(const Words& words, const Words& other, std::size_t word) const;
+
+ private:
+  struct Slot {
+    uint64_t hash;
+    uint32_t word, bits;  // bits 0: empty
+  };
+  std::size_t num_blocks_;
+  int shift_;
+  std::vector<Slot> slots_;
+  std::vector<uint64_t> bits_;
 };
-Common common_words(const Words& row, const Words& text, uint32_t first, uint32_t last);
 
 class Searcher {
  public:
@@ -96,6 +112,7 @@ class Searcher {
     Words words;
     std::vector<uint8_t> mapped;
     std::vector<words::Origin> origins;
+    std::unique_ptr<WordPlaces> places;  // of kShare
   };
   struct RuleRows {
     Rule rule;

@@ -77,10 +77,10 @@ std::size_t Hasher::shingles_of(const uint8_t* text, std::size_t num_bytes,
   uint64_t leaving = 1, key = 0;
   for (std::size_t i = 1; i < length; ++i) leaving *= kBase;
   for (std::size_t i = 0; i < words.size(); ++i) {
-    key = key * kBase + words.hashes[i];
+    key = key * kBase + words.hashes()[i];
     if (i + 1 < length) continue;
     found.push_back(mix(key));
-    key -= words.hashes[i + 1 - length] * leaving;
+    key -= words.hashes()[i + 1 - length] * leaving;
   }
   return words.size();
 }

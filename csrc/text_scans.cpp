@@ -60,14 +60,14 @@ py::list split_words(const words::Splitter& splitter, int number, const Bytes& t
                                                              &origins);
     if (splitting == words::Splitting::kNumbers) {
       splitter.split(words::Splitting::kMath, mapped, size, math);
-      splitter.mark_numbers(math, found);
+      splitter.mark_numbers(mapped, size, math, found);
     } else {
       splitter.split(splitting, mapped, size, found);
     }
   }
   py::list list;
   for (std::size_t i = 0; i < found.size(); ++i) {
-    const auto [begin, end] = words::source_span(origins, found.begins[i], found.ends[i]);
+    const auto [begin, end] = words::source_span(origins, found.begin(i), found.end(i));
     list.append(py::make_tuple(
         py::bytes(reinterpret_cast<const char*>(found.form(i)), found.form_bytes(i)), begin, end));
   }

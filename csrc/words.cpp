@@ -35,11 +35,8 @@ uint32_t code_point(const uint8_t* p, int num_bytes) {
   return (p[0] & 0x07u) << 18 | (p[1] & 0x3Fu) << 12 | (p[2] & 0x3Fu) << 6 | (p[3] & 0x3Fu);
 }
 
-void add_word(Words& words, uint64_t hash, uint32_t begin, uint32_t end) {
-  words.hashes.push_back(hash);
-  words.begins.push_back(begin);
-  words.ends.push_back(end);
-}
+// Where forms that are not in the text begin: the mark, then those of numbers.
+uint32_t forms_begin(uint32_t num_bytes) { return num_bytes + static_cast<uint32_t>(kPadding); }
 
 void split_runs(const uint8_t* text, uint32_t num_bytes, const bool* inside, Words& words) {
   for (uint32_t p = 0; p < num_bytes;) {
@@ -49,7 +46,7 @@ void split_runs(const uint8_t* text, uint32_t num_bytes, const bool* inside, Wor
     }
     const uint32_t begin = p;
     while (inside[text[p]]) ++p;  // ends at the padding
-    add_word(words, hash_bytes(text + begin, p - begin), begin, p);
+    words.add(hash_bytes(text + begin, p - begin), begin, p);
   }
 }
 
@@ -136,7 +133,8 @@ uint32_t Characters::map(const uint8_t* text, std::size_t num_bytes, std::vector
     }
     p = next;
   }
-  if (mapped.size() < at + kPadding) mapped.resize(at + kPadding);
+  const std::size_t with_forms = 3 * std::size_t{at} + 4 * kPadding;
+  if (mapped.size() < with_forms) mapped.resize(with_forms);
   std::memset(mapped.data() + at, 0, kPadding);
   return at;
 }
@@ -177,32 +175,30 @@ Splitter::Splitter(Characters letters, Characters chunks,
   }
 }
 
-void Splitter::split(Splitting splitting, const std::vector<uint8_t>& mapped, uint32_t num_bytes,
+void Splitter::split(Splitting splitting, std::vector<uint8_t>& mapped, uint32_t num_bytes,
                      Words& words) const {
-  const uint8_t* text = mapped.data();
-  words.clear(text);
+  uint8_t* text = mapped.data();
+  words.start(text, std::size_t{num_bytes} + 1, splitting == Splitting::kMath);
   if (splitting == Splitting::kMath) return split_math(text, num_bytes, words);
   if (splitting == Splitting::kPlain) return split_runs(text, num_bytes, kTables.plain, words);
   if (splitting != Splitting::kChunks) throw std::invalid_argument("numbers are marked in words");
   for (uint32_t p = 0; p < num_bytes;) {
     const uint32_t begin = p;
     while (p < num_bytes && kTables.chunk[text[p]]) ++p;
-    if (p > begin) add_word(words, hash_bytes(text + begin, p - begin), begin, p);
+    if (p > begin) words.add(hash_bytes(text + begin, p - begin), begin, p);
     else ++p;
   }
 }
 
-void Splitter::split_math(const uint8_t* text, uint32_t num_bytes, Words& words) const {
+void Splitter::split_math(uint8_t* text, uint32_t num_bytes, Words& words) const {
   const bool *const letter = kTables.letter, *const digit = kTables.digit;
-  if (words.forms.size() < 2 * std::size_t{num_bytes} + kPadding) {
-    words.forms.resize(2 * std::size_t{num_bytes} + kPadding);  // ".5" becomes "0.5"
-  }
-  uint8_t* const forms = words.forms.data();
-  uint32_t form = 0;
-  words.form_begins.push_back(0);
-  const auto add = [&](uint32_t form_end, uint32_t begin, uint32_t end) {
-    add_word(words, hash_bytes(forms + form, form_end - form), begin, end);
-    words.form_begins.push_back(form_end);
+  uint32_t form = forms_begin(num_bytes);
+  text[form++] = kNumberMark;
+  const auto add_as_is = [&](uint32_t begin, uint32_t end) {
+    words.add(hash_bytes(text + begin, end - begin), begin, end, begin, end);
+  };
+  const auto add_form = [&](uint32_t form_end, uint32_t begin, uint32_t end) {
+    words.add(hash_bytes(text + form, form_end - form), begin, end, form, form_end);
     form = form_end;
   };
   const auto separator_bytes = [&](uint32_t p) -> uint32_t {  // of thousands
@@ -212,13 +208,19 @@ void Splitter::split_math(const uint8_t* text, uint32_t num_bytes, Words& words)
   };
   const auto take_number = [&](uint32_t p) {
     const uint32_t begin = p;
+    while (digit[text[p]]) ++p;
+    const bool has_fraction = text[p] == '.' && digit[text[p + 1]];
+    if (!has_fraction && text[begin] != '0' && (p - begin > 3 || separator_bytes(p) == 0)) {
+      add_as_is(begin, p);
+      return p;
+    }
     uint32_t at = form;
     const auto take = [&](uint8_t c) {  // without zeros in front
-      if (at == form + 1 && forms[form] == '0') at = form;
-      forms[at++] = c;
+      if (at == form + 1 && text[form] == '0') at = form;
+      text[at++] = c;
     };
-    if (text[p] == '.') forms[at++] = '0';
-    while (digit[text[p]]) take(text[p++]);
+    if (p == begin) text[at++] = '0';
+    for (uint32_t i = begin; i < p; ++i) take(text[i]);
     if (p - begin >= 1 && p - begin <= 3) {
       for (uint32_t skip; (skip = separator_bytes(p)) != 0;) {
         const uint8_t* group = text + p + skip;
@@ -229,12 +231,12 @@ void Splitter::split_math(const uint8_t* text, uint32_t num_bytes, Words& words)
     }
     if (text[p] == '.' && digit[text[p + 1]]) {
       const uint32_t point = at;
-      forms[at++] = '.';
-      for (++p; digit[text[p]]; ++p) forms[at++] = text[p];
-      while (forms[at - 1] == '0') --at;
+      text[at++] = '.';
+      for (++p; digit[text[p]]; ++p) text[at++] = text[p];
+      while (text[at - 1] == '0') --at;
       if (at == point + 1) at = point;
     }
-    add(at, begin, p);
+    add_form(at, begin, p);
     return p;
   };
   const auto skip_spaces = [&](uint32_t p) {
@@ -245,18 +247,21 @@ void Splitter::split_math(const uint8_t* text, uint32_t num_bytes, Words& words)
     const uint8_t c = text[p];
     if (letter[c]) {
       const uint32_t begin = p;
-      uint32_t at = form;
-      for (;;) {
-        while (letter[text[p]]) forms[at++] = text[p++];
-        if (text[p] != '\'' || !letter[text[p + 1]]) break;
-        ++p;
+      while (letter[text[p]]) ++p;
+      if (text[p] != '\'' || !letter[text[p + 1]]) {
+        add_as_is(begin, p);
+        continue;
       }
-      add(at, begin, p);
+      auto at = static_cast<uint32_t>(std::copy(text + begin, text + p, text + form) - text);
+      while (text[p] == '\'' && letter[text[p + 1]]) {
+        for (++p; letter[text[p]]; ++p) text[at++] = text[p];
+      }
+      add_form(at, begin, p);
     } else if (digit[c]) {
       p = take_number(p);
     } else if (c == '.') {
-      const bool starts = digit[text[p + 1]] && (p == 0 || !(letter[text[p - 1]] || digit[text[p - 1]]));
-      p = starts ? take_number(p) : p + 1;
+      const bool behind_word = p > 0 && (letter[text[p - 1]] || digit[text[p - 1]]);
+      p = digit[text[p + 1]] && !behind_word ? take_number(p) : p + 1;
     } else if (c == '\\') {
       const uint32_t begin = ++p;
       while (text[p] >= 'a' && text[p] <= 'z') ++p;
@@ -264,11 +269,9 @@ void Splitter::split_math(const uint8_t* text, uint32_t num_bytes, Words& words)
         if (p < num_bytes && !letter[text[p]] && !digit[text[p]]) ++p;
         continue;
       }
-      const uint64_t name = hash_bytes(text + begin, p - begin);
-      const auto found = commands_.find(name);
+      const auto found = commands_.find(hash_bytes(text + begin, p - begin));
       if (found == commands_.end()) {
-        std::copy(text + begin, text + p, forms + form);
-        add(form + (p - begin), begin, p);
+        add_as_is(begin, p);
       } else if (found->second == Command::kDropWithArgument) {
         const uint32_t open = skip_spaces(p);
         if (text[open] != '{') continue;
@@ -282,9 +285,8 @@ void Splitter::split_math(const uint8_t* text, uint32_t num_bytes, Words& words)
         for (int i = 0; i < 2; ++i) {
           const uint32_t next = skip_spaces(p);
           if (!digit[text[next]]) break;
-          forms[form] = text[next];
           p = next + 1;
-          add(form + 1, next, p);
+          add_as_is(next, p);
         }
       }
     } else {
@@ -293,30 +295,31 @@ void Splitter::split_math(const uint8_t* text, uint32_t num_bytes, Words& words)
   }
 }
 
-void Splitter::mark_numbers(const Words& math, Words& words) const {
-  words.clear(math.mapped);
-  static const uint8_t kMark[kPadding] = {'#'};
-  const uint64_t mark = hash_bytes(kMark, 1);
-  if (words.forms.size() < math.forms.size()) words.forms.resize(math.forms.size());
-  words.form_begins.push_back(0);
-  uint32_t at = 0;
+void Splitter::mark_numbers(const std::vector<uint8_t>& mapped, uint32_t num_bytes,
+                            const Words& math, Words& words) const {
+  const uint8_t* const text = mapped.data();
+  const uint32_t mark_begin = forms_begin(num_bytes);
+  const uint64_t mark = hash_bytes(text + mark_begin, 1);
+  words.start(text, math.size(), true);
+  bool behind_number = false;
   for (std::size_t i = 0; i < math.size(); ++i) {
-    const uint8_t* form = math.form(i);
-    const uint64_t hash = math.hashes[i];
+    const uint64_t hash = math.hashes()[i];
+    const uint8_t* const form = math.form(i);
     bool number = kTables.digit[*form];
     for (std::size_t slot = hash % kNumberWordSlots; !number && number_words_[slot] != 0;
          slot = (slot + 1) % kNumberWordSlots) {
       number = number_words_[slot] == hash;
     }
-    if (number && !words.hashes.empty() && words.hashes.back() == mark) {
-      words.ends.back() = math.ends[i];
-      continue;
+    if (!number) {
+      const auto begin = static_cast<uint32_t>(form - text);
+      words.add(hash, math.begin(i), math.end(i), begin,
+                begin + static_cast<uint32_t>(math.form_bytes(i)));
+    } else if (behind_number) {
+      words.extend_last(math.end(i));
+    } else {
+      words.add(mark, math.begin(i), math.end(i), mark_begin, mark_begin + 1);
     }
-    add_word(words, number ? mark : hash, math.begins[i], math.ends[i]);
-    const std::size_t num_bytes = number ? 1 : math.form_bytes(i);
-    std::memcpy(words.forms.data() + at, number ? kMark : form, num_bytes);
-    at += static_cast<uint32_t>(num_bytes);
-    words.form_begins.push_back(at);
+    behind_number = number;
   }
 }
 

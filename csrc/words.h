@@ -7,14 +7,16 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 namespace words {
 
-constexpr uint32_t kMaxTextBytes = 1u << 30;  // positions are 32 bits wide, with room for mapping
+constexpr uint32_t kMaxTextBytes = 1u << 28;  // positions have 32 bits, and mapping lengthens
 constexpr std::size_t kPadding = 16;          // zeros behind a mapped text
+constexpr uint8_t kNumberMark = '#';
 
 enum class Splitting : uint8_t {
   kPlain,    // runs of letters, digits and '_'; ideographs one by one
@@ -37,7 +39,8 @@ class Characters {
   Characters(std::vector<uint8_t> kinds, std::vector<int32_t> offsets, std::string bytes,
              bool keep_all);
 
-  // `origins` may be null. Returns the mapped text's bytes without the padding.
+  // `origins` may be null. Returns the mapped text's bytes; behind them are `kPadding` zeros and room
+  // for other forms of all words.
   uint32_t map(const uint8_t* text, std::size_t num_bytes, std::vector<uint8_t>& mapped,
                std::vector<Origin>* origins) const;
 
@@ -73,29 +76,62 @@ inline uint64_t hash_bytes(const uint8_t* p, std::size_t num_bytes) {
   return fold_multiply(fold_multiply(hash ^ block, 0xA0761D6478BD642Fu), 0xE7037ED1A0B428DBu);
 }
 
-// The words of one mapped text. Word i is [begins[i], ends[i]) there; what is compared is its form.
-struct Words {
-  std::vector<uint64_t> hashes;
-  std::vector<uint32_t> begins, ends;
-  std::vector<uint32_t> form_begins;  // one more than words; empty where forms are the mapped bytes
-  std::vector<uint8_t> forms;
-  const uint8_t* mapped = nullptr;
+// The words of one mapped text. Word i is [begins[i], ends[i]) there; what is compared, its form, is
+// [form_begins[i], form_ends[i]) of the same buffer, which has room for other forms behind the text.
+class Words {
+ public:
+  std::size_t size() const { return size_; }
+  const uint64_t* hashes() const { return hashes_.get(); }
+  uint32_t begin(std::size_t i) const { return begins_[i]; }
+  uint32_t end(std::size_t i) const { return ends_[i]; }
+  const uint8_t* form(std::size_t i) const { return buffer_ + form_begins_[i]; }
+  std::size_t form_bytes(std::size_t i) const { return form_ends_[i] - form_begins_[i]; }
 
-  std::size_t size() const { return hashes.size(); }
-  const uint8_t* form(std::size_t i) const {
-    return form_begins.empty() ? mapped + begins[i] : forms.data() + form_begins[i];
+  // Forgets all words; there is room for `capacity` of them, forms apart from words or not.
+  void start(const uint8_t* buffer, std::size_t capacity, bool own_forms) {
+    size_ = 0;
+    buffer_ = buffer;
+    if (capacity > capacity_) {
+      capacity_ = capacity;
+      for (auto* numbers : {&begins_, &ends_, &own_begins_, &own_ends_}) {
+        numbers->reset(new uint32_t[capacity]);  // not set to zeros: most of it stays unused
+      }
+      hashes_.reset(new uint64_t[capacity]);
+    }
+    form_begins_ = own_forms ? own_begins_.get() : begins_.get();
+    form_ends_ = own_forms ? own_ends_.get() : ends_.get();
   }
-  std::size_t form_bytes(std::size_t i) const {
-    return form_begins.empty() ? ends[i] - begins[i] : form_begins[i + 1] - form_begins[i];
+  void add(uint64_t hash, uint32_t begin, uint32_t end) {
+    hashes_[size_] = hash;
+    begins_[size_] = begin;
+    ends_[size_++] = end;
   }
-  void clear(const uint8_t* text) {
-    hashes.clear(), begins.clear(), ends.clear(), form_begins.clear();
-    mapped = text;
+  void add(uint64_t hash, uint32_t begin, uint32_t end, uint32_t form_begin, uint32_t form_end) {
+    own_begins_[size_] = form_begin;
+    own_ends_[size_] = form_end;
+    add(hash, begin, end);
   }
+  void extend_last(uint32_t end) { ends_[size_ - 1] = end; }
+  // A copy of some of them, with room for no more.
+  Words part(std::size_t first, std::size_t last) const {
+    Words copy;
+    copy.start(buffer_, last - first, true);
+    for (std::size_t i = first; i < last; ++i) {
+      copy.add(hashes_[i], begins_[i], ends_[i], form_begins_[i], form_ends_[i]);
+    }
+    return copy;
+  }
+
+ private:
+  std::size_t size_ = 0, capacity_ = 0;
+  const uint8_t* buffer_ = nullptr;
+  const uint32_t *form_begins_ = nullptr, *form_ends_ = nullptr;
+  std::unique_ptr<uint64_t[]> hashes_;
+  std::unique_ptr<uint32_t[]> begins_, ends_, own_begins_, own_ends_;
 };
 
 inline bool equal(const Words& a, std::size_t i, const Words& b, std::size_t j) {
-  return a.hashes[i] == b.hashes[j] && a.form_bytes(i) == b.form_bytes(j) &&
+  return a.hashes()[i] == b.hashes()[j] && a.form_bytes(i) == b.form_bytes(j) &&
          std::memcmp(a.form(i), b.form(j), a.form_bytes(i)) == 0;
 }
 
@@ -111,13 +147,15 @@ class Splitter {
   const Characters& characters(Splitting splitting) const {
     return splitting == Splitting::kChunks ? chunks_ : letters_;
   }
-  // `mapped` by `characters(splitting)`, with its padding; kNumbers wants the words of kMath.
-  void split(Splitting splitting, const std::vector<uint8_t>& mapped, uint32_t num_bytes,
+  // `mapped` by `characters(splitting)`; numbers are marked in the words of kMath. The words point
+  // into `mapped`.
+  void split(Splitting splitting, std::vector<uint8_t>& mapped, uint32_t num_bytes,
              Words& words) const;
-  void mark_numbers(const Words& math, Words& words) const;
+  void mark_numbers(const std::vector<uint8_t>& mapped, uint32_t num_bytes, const Words& math,
+                    Words& words) const;
 
  private:
-  void split_math(const uint8_t* text, uint32_t num_bytes, Words& words) const;
+  void split_math(uint8_t* text, uint32_t num_bytes, Words& words) const;
 
   Characters letters_, chunks_;
   std::unordered_map<uint64_t, Command> commands_;
