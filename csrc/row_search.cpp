@@ -231,6 +231,7 @@ Searcher::Searcher(const words::Splitter& splitter, std::vector<Rule> rules)
           "; rows have 3 words or as many as a seed, which has as many at least, and shares are 0 "
           "to 1");
     }
+    uses_[static_cast<std::size_t>(rule.splitting)] = true;
     rules_.push_back({rule, {}, Seeds(rule.seed_words), Seeds(kShortSeedWords), {}});
   }
 }
@@ -247,15 +248,12 @@ Searched Searcher::add_row(uint32_t rule_number, const uint8_t* text, std::size_
   Row& row = rows.rows.emplace_back();
   const words::Characters& characters = splitter_.characters(rule.splitting);
   const uint32_t mapped_bytes = characters.map(text, num_bytes, row.mapped, &row.origins);
-  const bool marked = rule.splitting == Splitting::kNumbers;
-  Words words, math;
-  splitter_.split(marked ? Splitting::kMath : rule.splitting, row.mapped, mapped_bytes,
-                  marked ? math : words);
-  if (marked) splitter_.mark_numbers(row.mapped, mapped_bytes, math, words);
+  Words words;
+  splitter_.split(rule.splitting, row.mapped, mapped_bytes, words);
   row.words = words.part(0, words.size());
   const Words& found = row.words;
   if (found.size() == 0) return Searched::kNoWords;
-  if (marked) {
+  if (rule.splitting == Splitting::kNumbers) {
     bool any = false;
     for (std::size_t i = 0; i < found.size(); ++i) any |= *found.form(i) == words::kNumberMark;
     if (!any) return Searched::kNoNumbers;
@@ -374,16 +372,11 @@ void Searcher::search_text(const uint8_t* text, std::size_t num_bytes, int64_t n
   bool split[4] = {};
   uint32_t mapped_bytes[2] = {};
   bool mapped[2] = {};
-  const auto words_of = [&](Splitting splitting, auto&& again) -> const Words& {
+  const auto words_of = [&](Splitting splitting) -> const Words& {
     const auto which = static_cast<std::size_t>(splitting);
     Words& found = scratch.by_splitting[which];
     if (split[which]) return found;
     split[which] = true;
-    if (splitting == Splitting::kNumbers) {
-      const Words& math = again(Splitting::kMath, again);
-      splitter_.mark_numbers(scratch.letters, mapped_bytes[0], math, found);
-      return found;
-    }
     const bool chunks = splitting == Splitting::kChunks;
     std::vector<uint8_t>& characters = chunks ? scratch.chunks : scratch.letters;
     if (!mapped[chunks]) {
@@ -391,13 +384,21 @@ void Searcher::search_text(const uint8_t* text, std::size_t num_bytes, int64_t n
           splitter_.characters(splitting).map(text, num_bytes, characters, nullptr);
       mapped[chunks] = true;
     }
-    splitter_.split(splitting, characters, mapped_bytes[chunks], found);
+    constexpr auto kMath = static_cast<std::size_t>(Splitting::kMath);
+    constexpr auto kNumbers = static_cast<std::size_t>(Splitting::kNumbers);
+    if (uses_[kMath] && uses_[kNumbers] && (which == kMath || which == kNumbers)) {
+      split[kMath] = split[kNumbers] = true;
+      splitter_.split_both(characters, mapped_bytes[0], scratch.by_splitting[kMath],
+                           scratch.by_splitting[kNumbers]);
+    } else {
+      splitter_.split(splitting, characters, mapped_bytes[chunks], found);
+    }
     return found;
   };
   for (std::size_t rule = 0; rule < rules_.size(); ++rule) {
     const RuleRows& rows = rules_[rule];
     const Splitting splitting = rows.rule.splitting;
-    const Words& words = words_of(splitting, words_of);
+    const Words& words = words_of(splitting);
     search_rule(rows, words, scratch);
     if (scratch.found.empty()) continue;
     std::vector<uint8_t> again;  // where characters come from is asked for where there are hits

@@ -131,6 +131,7 @@ class Searcher {
 
   const words::Splitter& splitter_;
   std::vector<RuleRows> rules_;
+  bool uses_[4] = {};  // by splitting
   bool built_ = false;
 };
 

@@ -52,18 +52,13 @@ py::list split_words(const words::Splitter& splitter, int number, const Bytes& t
   const words::Splitting splitting = splitting_of(number);
   std::vector<uint8_t> mapped;
   std::vector<words::Origin> origins;
-  words::Words found, math;
+  words::Words found;
   {
     const py::gil_scoped_release release;
     const auto num_bytes = static_cast<std::size_t>(text.size());
     const uint32_t size = splitter.characters(splitting).map(text.data(), num_bytes, mapped,
                                                              &origins);
-    if (splitting == words::Splitting::kNumbers) {
-      splitter.split(words::Splitting::kMath, mapped, size, math);
-      splitter.mark_numbers(mapped, size, math, found);
-    } else {
-      splitter.split(splitting, mapped, size, found);
-    }
+    splitter.split(splitting, mapped, size, found);
   }
   py::list list;
   for (std::size_t i = 0; i < found.size(); ++i) {

@@ -15,12 +15,13 @@ constexpr uint32_t kArgumentBytes = 40;  // longest {argument} that is left out 
 constexpr std::size_t kNumberWordSlots = 512;
 
 struct Tables {
-  bool plain[256] = {}, letter[256] = {}, digit[256] = {}, chunk[256] = {};
+  bool plain[256] = {}, letter[256] = {}, digit[256] = {}, chunk[256] = {}, sign[256] = {};
   Tables() {
     for (int c = 0; c < 256; ++c) {
       digit[c] = c >= '0' && c <= '9';
       letter[c] = (c >= 'a' && c <= 'z') || c >= 0x80;
       plain[c] = digit[c] || letter[c] || c == '_';
+      sign[c] = c != 0 && std::strchr("+-=/^<>", c) != nullptr;
       chunk[c] = c != ' ' && !(c >= 9 && c <= 13) && !(c >= 28 && c <= 31);
     }
   }
@@ -178,10 +179,13 @@ Splitter::Splitter(Characters letters, Characters chunks,
 void Splitter::split(Splitting splitting, std::vector<uint8_t>& mapped, uint32_t num_bytes,
                      Words& words) const {
   uint8_t* text = mapped.data();
-  words.start(text, std::size_t{num_bytes} + 1, splitting == Splitting::kMath);
-  if (splitting == Splitting::kMath) return split_math(text, num_bytes, words);
+  const std::size_t most = std::size_t{num_bytes} + 1;
+  words.start(text, most, splitting == Splitting::kMath || splitting == Splitting::kNumbers);
+  if (splitting == Splitting::kMath) return split_math<true, false>(text, num_bytes, words, words);
+  if (splitting == Splitting::kNumbers) {
+    return split_math<false, true>(text, num_bytes, words, words);
+  }
   if (splitting == Splitting::kPlain) return split_runs(text, num_bytes, kTables.plain, words);
-  if (splitting != Splitting::kChunks) throw std::invalid_argument("numbers are marked in words");
   for (uint32_t p = 0; p < num_bytes;) {
     const uint32_t begin = p;
     while (p < num_bytes && kTables.chunk[text[p]]) ++p;
@@ -190,16 +194,45 @@ void Splitter::split(Splitting splitting, std::vector<uint8_t>& mapped, uint32_t
   }
 }
 
-void Splitter::split_math(uint8_t* text, uint32_t num_bytes, Words& words) const {
+void Splitter::split_both(std::vector<uint8_t>& mapped, uint32_t num_bytes, Words& math,
+                          Words& marked) const {
+  math.start(mapped.data(), std::size_t{num_bytes} + 1, true);
+  marked.start(mapped.data(), std::size_t{num_bytes} + 1, true);
+  split_math<true, true>(mapped.data(), num_bytes, math, marked);
+}
+
+bool Splitter::is_number_word(uint64_t hash) const {
+  for (std::size_t slot = hash % kNumberWordSlots; number_words_[slot] != 0;
+       slot = (slot + 1) % kNumberWordSlots) {
+    if (number_words_[slot] == hash) return true;
+  }
+  return false;
+}
+
+template <bool kMath, bool kMarked>
+void Splitter::split_math(uint8_t* text, uint32_t num_bytes, Words& math, Words& marked) const {
   const bool *const letter = kTables.letter, *const digit = kTables.digit;
-  uint32_t form = forms_begin(num_bytes);
+  const uint32_t mark_begin = forms_begin(num_bytes);
+  uint32_t form = mark_begin;
   text[form++] = kNumberMark;
-  const auto add_as_is = [&](uint32_t begin, uint32_t end) {
-    words.add(hash_bytes(text + begin, end - begin), begin, end, begin, end);
+  const uint64_t mark = hash_bytes(text + mark_begin, 1);
+  const auto add = [&](uint32_t begin, uint32_t end, uint32_t form_begin, uint32_t form_end) {
+    const uint64_t hash = hash_bytes(text + form_begin, form_end - form_begin);
+    if (kMath) math.add(hash, begin, end, form_begin, form_end);
+    if (!kMarked) return;
+    if (digit[text[form_begin]] || is_number_word(hash)) {
+      marked.add(mark, begin, end, mark_begin, mark_begin + 1);
+    } else {
+      marked.add(hash, begin, end, form_begin, form_end);
+    }
   };
+  const auto add_as_is = [&](uint32_t begin, uint32_t end) { add(begin, end, begin, end); };
   const auto add_form = [&](uint32_t form_end, uint32_t begin, uint32_t end) {
-    words.add(hash_bytes(text + form, form_end - form), begin, end, form, form_end);
+    add(begin, end, form, form_end);
     form = form_end;
+  };
+  const auto add_operator = [&](uint32_t begin, uint32_t end) {
+    if (kMarked) marked.add(hash_bytes(text + begin, end - begin), begin, end, begin, end);
   };
   const auto separator_bytes = [&](uint32_t p) -> uint32_t {  // of thousands
     if (text[p] == ',') return text[p + 1] == '\\' && text[p + 2] == '!' ? 3 : 1;
@@ -281,7 +314,10 @@ void Splitter::split_math(uint8_t* text, uint32_t num_bytes, Words& words) const
           ++close;
         }
         if (text[close] == '}') p = close + 1;
+      } else if (found->second == Command::kOperator) {
+        add_operator(begin, p);
       } else if (found->second == Command::kFraction) {
+        add_operator(begin, p);
         for (int i = 0; i < 2; ++i) {
           const uint32_t next = skip_spaces(p);
           if (!digit[text[next]]) break;
@@ -290,36 +326,12 @@ void Splitter::split_math(uint8_t* text, uint32_t num_bytes, Words& words) const
         }
       }
     } else {
+      if (kMarked && kTables.sign[c]) {
+        const bool hyphen = c == '-' && p > 0 && letter[text[p - 1]] && letter[text[p + 1]];
+        if (!hyphen) add_operator(p, p + 1);
+      }
       ++p;
     }
-  }
-}
-
-void Splitter::mark_numbers(const std::vector<uint8_t>& mapped, uint32_t num_bytes,
-                            const Words& math, Words& words) const {
-  const uint8_t* const text = mapped.data();
-  const uint32_t mark_begin = forms_begin(num_bytes);
-  const uint64_t mark = hash_bytes(text + mark_begin, 1);
-  words.start(text, math.size(), true);
-  bool behind_number = false;
-  for (std::size_t i = 0; i < math.size(); ++i) {
-    const uint64_t hash = math.hashes()[i];
-    const uint8_t* const form = math.form(i);
-    bool number = kTables.digit[*form];
-    for (std::size_t slot = hash % kNumberWordSlots; !number && number_words_[slot] != 0;
-         slot = (slot + 1) % kNumberWordSlots) {
-      number = number_words_[slot] == hash;
-    }
-    if (!number) {
-      const auto begin = static_cast<uint32_t>(form - text);
-      words.add(hash, math.begin(i), math.end(i), begin,
-                begin + static_cast<uint32_t>(math.form_bytes(i)));
-    } else if (behind_number) {
-      words.extend_last(math.end(i));
-    } else {
-      words.add(mark, math.begin(i), math.end(i), mark_begin, mark_begin + 1);
-    }
-    behind_number = number;
   }
 }
 

@@ -21,7 +21,7 @@ constexpr uint8_t kNumberMark = '#';
 enum class Splitting : uint8_t {
   kPlain,    // runs of letters, digits and '_'; ideographs one by one
   kMath,     // runs of letters; numbers; LaTeX commands that mean something
-  kNumbers,  // kMath with one mark for every run of numbers
+  kNumbers,  // kMath with operators, and a mark in the place of every number
   kChunks,   // runs of anything but white space
 };
 
@@ -111,7 +111,6 @@ class Words {
     own_ends_[size_] = form_end;
     add(hash, begin, end);
   }
-  void extend_last(uint32_t end) { ends_[size_ - 1] = end; }
   // A copy of some of them, with room for no more.
   Words part(std::size_t first, std::size_t last) const {
     Words copy;
@@ -135,8 +134,9 @@ inline bool equal(const Words& a, std::size_t i, const Words& b, std::size_t j) 
          std::memcmp(a.form(i), b.form(j), a.form_bytes(i)) == 0;
 }
 
-// What is done with a LaTeX command in kMath; one that is not listed is a word.
-enum class Command : uint8_t { kDrop = 1, kDropWithArgument, kFraction };
+// What is done with a LaTeX command; one that is not listed is a word. Operators, fractions among
+// them, are words in kNumbers alone.
+enum class Command : uint8_t { kDrop = 1, kDropWithArgument, kFraction, kOperator };
 
 class Splitter {
  public:
@@ -147,15 +147,17 @@ class Splitter {
   const Characters& characters(Splitting splitting) const {
     return splitting == Splitting::kChunks ? chunks_ : letters_;
   }
-  // `mapped` by `characters(splitting)`; numbers are marked in the words of kMath. The words point
-  // into `mapped`.
+  // `mapped` by `characters(splitting)`; the words point into it.
   void split(Splitting splitting, std::vector<uint8_t>& mapped, uint32_t num_bytes,
              Words& words) const;
-  void mark_numbers(const std::vector<uint8_t>& mapped, uint32_t num_bytes, const Words& math,
-                    Words& words) const;
+  // kMath and kNumbers in one pass.
+  void split_both(std::vector<uint8_t>& mapped, uint32_t num_bytes, Words& math,
+                  Words& marked) const;
 
  private:
-  void split_math(uint8_t* text, uint32_t num_bytes, Words& words) const;
+  template <bool kMath, bool kMarked>
+  void split_math(uint8_t* text, uint32_t num_bytes, Words& math, Words& marked) const;
+  bool is_number_word(uint64_t hash) const;
 
   Characters letters_, chunks_;
   std::unordered_map<uint64_t, Command> commands_;

@@ -7,9 +7,9 @@ Four rules, each with its own way to split a text into words (`native/words.py`)
     ngram13   Qwen2.5-Math's: a run of thirteen words, and more than 0.6 of the row's words in its
               order around it; rows of three to twelve words are looked for whole. Numbers are units
               and LaTeX's layout does not count.
-    numbers   a twin with other numbers: numbers aside, more than 0.9 of the row's words in its
-              order. Rows of fewer than `NUMBERS_LEAST_WORDS` words, or without numbers, are not
-              looked for.
+    numbers   a twin with other numbers: a mark in the place of every number, operators as words,
+              then more than 0.9 of the row's words in its order around a run of eight; rows of six
+              and seven words are looked for whole, shorter ones and those without numbers not.
     exact     the whole row, punctuation included, spacing and case aside: for problems written by
               templates, which share long phrases by design and may differ in a sign alone.
 
@@ -28,13 +28,10 @@ from megatron_math.native.words import Splitting
 
 Rule = Literal["ngram10", "ngram13", "numbers", "exact"]
 DEFAULT_RULES: tuple[Rule, ...] = ("ngram10", "ngram13", "numbers")
-NUMBERS_LEAST_WORDS = 8
 RULES: dict[Rule, SearchRule] = {
     "ngram10": SearchRule(Splitting.PLAIN, 10, 3, Need.SEED),
     "ngram13": SearchRule(Splitting.MATH, 13, 3, Need.SHARE, 0.6),
-    "numbers": SearchRule(
-        Splitting.NUMBERS, NUMBERS_LEAST_WORDS, NUMBERS_LEAST_WORDS, Need.SHARE, 0.9
-    ),
+    "numbers": SearchRule(Splitting.NUMBERS, 8, 6, Need.SHARE, 0.9),
     "exact": SearchRule(Splitting.CHUNKS, 8, 3, Need.WHOLE, whole_texts=True),
 }
 assert set(RULES) == set(get_args(Rule))

@@ -8,6 +8,7 @@ from megatron_math.native.words import (
     FRACTION_COMMANDS,
     NUMBER_MARK,
     NUMBER_WORDS,
+    OPERATOR_COMMANDS,
     SEPARATOR,
     TABLE_END,
     CharacterKind,
@@ -29,10 +30,12 @@ _NUMBER = (
 _MATH = re.compile(
     rb"(?P<letters>" + _LETTER + rb"+(?:'" + _LETTER + rb"+)*)"
     rb"|(?P<number>" + _NUMBER + rb")"
-    rb"|\\(?:(?P<command>[a-z]+)|[^a-z0-9\x80-\xff]|)",
+    rb"|\\(?:(?P<command>[a-z]+)|[^a-z0-9\x80-\xff]|)"
+    rb"|(?P<sign>[+=/^<>-])",
     re.DOTALL,
 )
 _ARGUMENT = re.compile(rb" *\{[^{}]{0,40}\}", re.DOTALL)
+_HYPHEN = re.compile(_LETTER + rb"-" + _LETTER)
 _FIGURE = re.compile(rb" *([0-9])")
 
 
@@ -43,9 +46,7 @@ def split(text: bytes, splitting: Splitting) -> list[Word]:
         pattern = _PLAIN if splitting == Splitting.PLAIN else _CHUNK
         found = [(match[0], *match.span()) for match in pattern.finditer(mapped)]
     else:
-        found = _math_words(mapped)
-    if splitting == Splitting.NUMBERS:
-        found = _mark_numbers(found)
+        found = _math_words(mapped, marked=splitting == Splitting.NUMBERS)
     return [Word(form, origin[begin][0], origin[end - 1][1]) for form, begin, end in found]
 
 
@@ -85,27 +86,35 @@ def _character(letter: str, chunks: bool) -> tuple[CharacterKind, bytes]:
     )
 
 
-def _math_words(mapped: bytes) -> list[tuple[bytes, int, int]]:
+def _math_words(mapped: bytes, *, marked: bool) -> list[tuple[bytes, int, int]]:
+    """marked: numbers are marks, and operators are words, too."""
     found, at = [], 0
     while match := _MATH.search(mapped, at):
         begin, at = match.span()
-        name = match["command"]
+        name = (match["command"] or b"").decode()
         if match["letters"]:
-            found.append((match[0].replace(b"'", b""), begin, at))
+            word = match[0].replace(b"'", b"")
+            is_number = marked and word.decode("utf-8", "replace") in NUMBER_WORDS
+            found.append((NUMBER_MARK if is_number else word, begin, at))
         elif match["number"]:
-            found.append((_plain_number(match[0]), begin, at))
-        elif name is None:
-            continue
-        elif name.decode() in FRACTION_COMMANDS:
+            found.append((NUMBER_MARK if marked else _plain_number(match[0]), begin, at))
+        elif match["sign"]:
+            is_hyphen = _HYPHEN.match(mapped, begin - 1) if begin else None
+            if marked and not is_hyphen:
+                found.append((match[0], begin, at))
+        elif name in FRACTION_COMMANDS:
+            if marked:
+                found.append((match["command"], begin + 1, at))
             for _ in range(2):
                 if figure := _FIGURE.match(mapped, at):
                     at = figure.end()
-                    found.append((figure[1], at - 1, at))
-        elif name.decode() in DROPPED_WITH_ARGUMENT:
+                    found.append((NUMBER_MARK if marked else figure[1], at - 1, at))
+        elif name in DROPPED_WITH_ARGUMENT:
             if argument := _ARGUMENT.match(mapped, at):
                 at = argument.end()
-        elif name.decode() not in DROPPED_COMMANDS:
-            found.append((name, begin + 1, at))
+        elif name and name not in DROPPED_COMMANDS and (marked or name not in OPERATOR_COMMANDS):
+            is_number = marked and name in NUMBER_WORDS
+            found.append((NUMBER_MARK if is_number else name.encode(), begin + 1, at))
     return found
 
 
@@ -114,15 +123,3 @@ def _plain_number(text: bytes) -> bytes:
     whole, _, fraction = re.sub(rb"[^0-9.]", b"", text).partition(b".")
     whole, fraction = whole.lstrip(b"0") or b"0", fraction.rstrip(b"0")
     return whole + (b"." + fraction if fraction else b"")
-
-
-def _mark_numbers(words: list[tuple[bytes, int, int]]) -> list[tuple[bytes, int, int]]:
-    found: list[tuple[bytes, int, int]] = []
-    for form, begin, end in words:
-        if not form[:1].isdigit() and form.decode("utf-8", "replace") not in NUMBER_WORDS:
-            found.append((form, begin, end))
-        elif found and found[-1][0] == NUMBER_MARK:
-            found[-1] = (NUMBER_MARK, found[-1][1], end)
-        else:
-            found.append((NUMBER_MARK, begin, end))
-    return found

@@ -9,7 +9,8 @@ alone. A byte that is no UTF-8 separates. Then one of four ways to split:
     MATH     runs of letters (an apostrophe inside is left out) and numbers: 1,000 and 1{,}000 are
              1000, 2.50 is 2.5, .5 is 0.5; \pi is the word pi; LaTeX for layout, sizes, fonts and
              operators is left out like their signs: \left \, \frac \times + /
-    NUMBERS  MATH with the mark '#' for every run of numbers, figures or words (three, twenty)
+    NUMBERS  MATH with a mark, '#', in the place of every number, in figures or words (three), and
+             with operators, signs (+ - = / ^ < >, hyphens aside) or commands, as words
     CHUNKS   runs of anything but white space, punctuation included
 
 The tables of characters come from the interpreter's `unicodedata`. The readable twin is
@@ -59,6 +60,7 @@ TABLE_END = 0x20000
 SEPARATOR = b"\x01"
 NUMBER_MARK = b"#"
 APOSTROPHES = "\u2019\u02bc"
+MINUS = "\u2212"
 _IDEOGRAPHS = ((0x3040, 0x30FF), (0x3400, 0x9FFF), (0xAC00, 0xD7AF), (0x20000, 0x3FFFF))
 
 
@@ -66,7 +68,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# In lower case, as everything is by then: sizes and fences, fonts, layout, structure and operators.
+# In lower case, as everything is by then: sizes, fonts, layout, fences.
 DROPPED_COMMANDS = _names("""
     left right middle big bigl bigr bigm bigg biggl biggr biggm
     text textbf textit textrm textsf texttt textup textnormal mbox hbox mathrm mathbf mathit
@@ -74,12 +76,13 @@ DROPPED_COMMANDS = _names("""
     boldsymbol pmb bm rm bf it sf tt em emph
     displaystyle textstyle scriptstyle limits nolimits quad qquad enspace thinspace negthinspace
     noindent par newline linebreak nonumber notag hfill vfill smallskip medskip bigskip centering
-    item hline strut mathstrut phantom
+    item hline strut mathstrut phantom prime backslash dollar circ degree colon
+    vert lvert rvert lbrace rbrace langle rangle lfloor rfloor lceil rceil
+""")
+OPERATOR_COMMANDS = _names("""
     sqrt over times cdot div pm mp ast star le leq leqslant ge geq geqslant ne neq lt gt ll gg
     approx equiv sim simeq cong propto to gets mapsto rightarrow leftarrow longrightarrow
-    leftrightarrow implies iff dots ldots cdots vdots ddots dotsc dotsb colon mid vert lvert
-    rvert lbrace rbrace langle rangle lfloor rfloor lceil rceil circ degree prime backslash
-    dollar
+    leftrightarrow implies iff dots ldots cdots vdots ddots dotsc dotsb mid
 """)
 DROPPED_WITH_ARGUMENT = _names("begin end hspace vspace label tag color")
 FRACTION_COMMANDS = _names("frac dfrac tfrac cfrac binom dbinom tbinom")
@@ -100,6 +103,8 @@ def character(letter: str) -> tuple[CharacterKind, bytes]:
         return CharacterKind.SEPARATOR, b""
     if letter in APOSTROPHES:
         return CharacterKind.TEXT, b"'"
+    if letter == MINUS:
+        return CharacterKind.TEXT, b"-"
     if 0xAC00 <= code <= 0xD7A3:
         return CharacterKind.ALONE, letter.encode()
     mapped = _fold(letter)
@@ -164,6 +169,7 @@ def splitter() -> "_native.Splitter":
         *((name, 1) for name in sorted(DROPPED_COMMANDS)),
         *((name, 2) for name in sorted(DROPPED_WITH_ARGUMENT)),
         *((name, 3) for name in sorted(FRACTION_COMMANDS)),
+        *((name, 4) for name in sorted(OPERATOR_COMMANDS)),
     ]
     return _native.Splitter(*tables, commands, sorted(NUMBER_WORDS))
 

@@ -23,7 +23,8 @@ EXAMPLES = [
     (Splitting.MATH, r"\frac12 \dfrac{1}{2} \frac 1 {2} \binom52 \sqrt{2}", "1 2 1 2 1 2 5 2 2"),
     (Splitting.MATH, r"\begin{align*} a &\le \pi \\ b \end{align*}", "a pi b"),
     (Splitting.MATH, "𝑥 + 𝟓 − ½", "x 5 1 2"),
-    (Splitting.NUMBERS, "Three of 1,200 + 5 pens, one each", "# of # pens one each"),
+    (Splitting.NUMBERS, "Three of 1,200 + 5 pens, one each", "# of # + # pens one each"),
+    (Splitting.NUMBERS, r"\frac12 x^2 − 3 \le well-known 4", "frac # # x ^ # - # le well known #"),
     (Splitting.CHUNKS, "What  is 3 - 4?\n", "what is 3 - 4?"),
 ]  # fmt: skip
 
@@ -37,8 +38,8 @@ PIECES = st.sampled_from(
     [
         *("\\frac", "\\left", "\\,", "\\!", "\\begin{x}", "{,}", "\\pi", "\\", "$", "12", "1,000"),
         *(".5", "0", "'", "’", " ", "\n", "a", "Bc", "_", "é", "e\u0301", "\u0301", "中", "ｶﾞ"),
-        *("½", "²", "\u200b", "\u00a0", "ﬁ", "𝟓", "😀", "\U00020001", "three", "-", "?", "\0"),
-        *("한", "\x01"),
+        *("½", "²", "\u200b", "\u00a0", "ﬁ", "𝟓", "= ", "\U00020001", "three", "-", "^", "?", "\0"),
+        *("한", "\x01", "😀", "−x"),
     ]
 )  # fmt: skip
 HOSTILE = st.one_of(
