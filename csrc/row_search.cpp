@@ -36,6 +36,18 @@ bool equal_run(const Words& row, std::size_t in_row, const Words& text, std::siz
   return true;
 }
 
+// Whether a run holds two different words of letters: what does not is in every table of numbers.
+bool has_two_words(const Words& words, std::size_t first, std::size_t count) {
+  uint64_t found = 0;
+  for (std::size_t i = first; i < first + count; ++i) {
+    const uint8_t letter = *words.form(i);
+    if (letter < 'a' || (letter > 'z' && letter < 0x80)) continue;
+    if (found != 0 && found != words.hashes()[i]) return true;
+    found = words.hashes()[i];
+  }
+  return false;
+}
+
 }  // namespace
 
 Seeds::Seeds(uint32_t length) : length_(length) {
@@ -261,7 +273,14 @@ Searched Searcher::add_row(uint32_t rule_number, const uint8_t* text, std::size_
   if (rule.need == Need::kShare) row.places = std::make_unique<WordPlaces>(found, false);
   if (found.size() >= rule.seed_words) {
     const std::size_t last = rule.need == Need::kWhole ? 0 : found.size() - rule.seed_words;
-    for (std::size_t i = 0; i <= last; ++i) rows.seeds.add(found, number, static_cast<uint32_t>(i));
+    const auto is_telling = [&](std::size_t i) {
+      return rule.need != Need::kShare || has_two_words(found, i, rule.seed_words);
+    };
+    bool any = false;
+    for (std::size_t i = 0; i <= last; ++i) any |= is_telling(i);
+    for (std::size_t i = 0; i <= last; ++i) {
+      if (!any || is_telling(i)) rows.seeds.add(found, number, static_cast<uint32_t>(i));
+    }
   } else if (found.size() >= rule.least_words) {
     rows.short_seeds.add(found, number, 0);
   } else if (rule.whole_texts) {

@@ -64,10 +64,13 @@ def _hits(rule: SearchRule, row: Forms, text: Forms) -> Iterator[tuple[int, int,
             if text[at : at + len(row)] == row:
                 yield len(row), at, at + len(row), 0, len(row)
         return
+    places: Sequence[int] = range(len(row) - rule.seed_words + 1)
+    if rule.need == Need.SHARE:
+        places = [p for p in places if _is_telling(row[p : p + rule.seed_words])] or places
     compared = set()
     slack = max(4, len(row) // 8)
     for at in range(len(text) - rule.seed_words + 1):
-        for place in range(len(row) - rule.seed_words + 1):
+        for place in places:
             if text[at : at + rule.seed_words] != row[place : place + rule.seed_words]:
                 continue
             if rule.need == Need.SEED:
@@ -83,6 +86,11 @@ def _hits(rule: SearchRule, row: Forms, text: Forms) -> Iterator[tuple[int, int,
             if num_words > rule.share * len(row):
                 _, row_begin, row_end = _common(part[begin:end], row)
                 yield num_words, first + begin, first + end, row_begin, row_end
+
+
+def _is_telling(seed: Forms) -> bool:
+    """Two different words of letters; what has none is in every table of numbers."""
+    return len({word for word in seed if word[:1].isalpha() or word >= b"\x80"}) > 1
 
 
 def _run(row: Forms, text: Forms, at: int, place: int) -> tuple[int, int, int, int, int]:

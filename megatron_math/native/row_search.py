@@ -37,7 +37,8 @@ class SearchRule(NamedTuple):
 
     Rows of fewer than `seed_words` words are looked for whole, down to `least_words` (which is
     SHORT_SEED_WORDS at least, unless it is `seed_words`); below, if `whole_texts`, they are found
-    where they are all of a text. With SHARE the words around a seed are those from where the row
+    where they are all of a text. With SHARE a seed has two different words of letters, if the row
+    has any such, and the words around it are those from where the row
     would begin to where it would end, and one to two times max(4, row's words // 8) words more on
     either side.
     """
