@@ -134,6 +134,10 @@ uint32_t Characters::map(const uint8_t* text, std::size_t num_bytes, std::vector
     }
     p = next;
   }
+  if (at > 4 * kMaxTextBytes) {
+    throw std::invalid_argument("a text of " + std::to_string(num_bytes) + " bytes becomes one of " +
+                                std::to_string(at) + " when its characters are mapped");
+  }
   const std::size_t with_forms = 3 * std::size_t{at} + 4 * kPadding;
   if (mapped.size() < with_forms) mapped.resize(with_forms);
   std::memset(mapped.data() + at, 0, kPadding);

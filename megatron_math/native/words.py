@@ -148,6 +148,9 @@ def is_ideograph(letter: str) -> bool:
 
 
 def _fold(letter: str) -> str:
+    is_hangul = 0xAC00 <= ord(letter) <= 0xD7A3  # decomposed by rule, not by the table
+    if not unicodedata.decomposition(letter) and not is_hangul and letter.casefold() == letter:
+        return letter  # most of them; what follows takes ten times as long
     folded = unicodedata.normalize("NFKD", letter).casefold()
     return unicodedata.normalize("NFKD", folded).casefold()
 
