@@ -234,7 +234,7 @@ def _sift_source(
 def _read(name: str, paths: list[Path]) -> Iterator[Record]:
     for path in paths:
         for record in read_records(path, source=name):
-            yield replace(record, source=name)
+            yield record if record.source == name else replace(record, source=name)
 
 
 def _write_line(file: IO[str], row: dict[str, Any]) -> None:
