@@ -7,7 +7,7 @@ PYTHON312 ?= python3.12
 COMPAT := .venv-compat
 TE_WHEELS ?=
 
-.PHONY: setup demo test slurm bench-data bench-estimate bench-train compat soak check clean
+.PHONY: setup demo test slurm bench-data bench-estimate bench-train bench-curate compat soak check clean
 
 setup: $(READY)
 
@@ -43,6 +43,11 @@ bench-estimate: $(READY)
 bench-train: $(READY)
 	$(BIN)/python tests/bench/train --record
 	$(BIN)/python tests/bench/train --case llama-34m --record
+
+# docs/benchmarks/curate.md: decontamination and near-duplicates beside datatrove, whose Python is CURATE_PEER_PYTHON.
+CURATE_PEER_PYTHON ?= python3
+bench-curate: $(READY)
+	$(BIN)/python tests/bench/curate --peer-python $(CURATE_PEER_PYTHON) --record
 
 # docs/benchmarks/compat.md: parity and resume with the newest megatron-core, which wants Python 3.12 (PYTHON312)
 # and fetches the CUDA build of torch: half an hour, 6 GB. TE_WHEELS=folder with a transformer_engine_torch

@@ -13,7 +13,8 @@ setup(
             depends=glob("csrc/*.h"),
             cxx_std=17,
             # No -march=native: a wheel built on the login node must run on every compute node.
-            extra_compile_args=["-O3", "-Wall", "-Wextra", "-fvisibility=hidden"],
+            extra_compile_args=["-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-pthread"],
+            extra_link_args=["-pthread"],
         )
     ],
     cmdclass={"build_ext": build_ext},

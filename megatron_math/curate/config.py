@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from megatron_math.base.config import LOCATION, Section
-from megatron_math.curate.decontaminate import Rule
+from megatron_math.benchmarks.load import benchmark_names
+from megatron_math.curate.decontaminate import DEFAULT_RULES, Rule
 
 
 class SourceConfig(Section):
@@ -37,29 +38,84 @@ class SearchedBenchmark(Section):
     """The file of its rows, where it is not below `data` (known to the stage by content)."""
     stage: str | None = None
     """A stage of this road that wrote the rows, such as 10_synthesize; instead of `rows`."""
+    rules: Annotated[list[Rule] | None, Field(min_length=1)] = None
+    """Instead of those of `decontaminate`; [exact] for problems written by templates."""
     rule: Rule | None = None
-    """Overrides the rule of `decontaminate`; `exact` for problems written by templates."""
+    """The same for one rule."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "SearchedBenchmark":
         if self.rows is not None and self.stage is not None:
             raise ValueError("give the rows by 'rows' or by 'stage', not both")
+        _one_of_both(self)
         return self
 
 
 class DecontaminateConfig(Section):
     """Which benchmarks are looked for, and how."""
 
-    benchmarks: list[str | SearchedBenchmark] = Field(min_length=1)
-    rule: Rule = "ngram10"
-    """ngram10: any ten words in a row; exact: the whole problem."""
+    benchmarks: Literal["all"] | list[str | SearchedBenchmark] = Field(min_length=1)
+    """Names, paths of YAML files, or objects; `all`, alone or in the list: every benchmark that
+    comes with the program and is not named otherwise (heldout_templates where the road has
+    synthesize)."""
+    rules: Annotated[list[Rule] | None, Field(min_length=1)] = None
+    """What counts as a leak; left out: ngram10, ngram13 and numbers. ngram10: any ten words in a
+    row; ngram13: thirteen words in a row and more than 0.6 of the problem's words in its order;
+    numbers: the problem with other numbers; exact: the whole problem, punctuation included."""
+    rule: Rule | None = None
+    """The same for one rule."""
     data: Annotated[Path | None, LOCATION] = None
     """Folder below which the benchmarks' rows are."""
+    allow: Annotated[Path | None, LOCATION] = None
+    """Hits that were read and may pass: JSON lines with `reason`, `benchmark` and `row`, or
+    `source` and `record` (known to the stage by content)."""
 
-    def choices(self) -> list[SearchedBenchmark]:
-        """Every benchmark with its rule filled in."""
-        full = [SearchedBenchmark(name=b) if isinstance(b, str) else b for b in self.benchmarks]
-        return [b.model_copy(update={"rule": b.rule or self.rule}) for b in full]
+    @model_validator(mode="after")
+    def _one_way(self) -> "DecontaminateConfig":
+        _one_of_both(self)
+        return self
+
+    def choices(self, *, has_synthesize: bool) -> list[SearchedBenchmark]:
+        """Every benchmark with its rules filled in."""
+        asked = ["all"] if self.benchmarks == "all" else list(self.benchmarks)
+        named = [SearchedBenchmark(name=b) if isinstance(b, str) else b for b in asked]
+        chosen = [b for b in named if b.name != "all"]
+        if len(chosen) < len(named):
+            known = {b.name for b in chosen}
+            for name in benchmark_names():
+                if name in known or (name in WRITTEN_BY_SYNTHESIZE and not has_synthesize):
+                    continue
+                made = {"stage": "10_synthesize", "rules": ["exact"]}
+                extra = made if name in WRITTEN_BY_SYNTHESIZE else {}
+                chosen.append(SearchedBenchmark.model_validate({"name": name} | extra))
+        own = _rules_of(self) or list(DEFAULT_RULES)
+        return [
+            b.model_copy(update={"rule": None, "rules": list(dict.fromkeys(_rules_of(b) or own))})
+            for b in chosen
+        ]
+
+
+WRITTEN_BY_SYNTHESIZE = ("heldout_templates",)
+"""Benchmarks whose rows are those that a road's own synthesize holds out."""
+
+
+def _rules_of(section: SearchedBenchmark | DecontaminateConfig) -> list[Rule] | None:
+    return section.rules if section.rule is None else [section.rule]
+
+
+def _one_of_both(section: SearchedBenchmark | DecontaminateConfig) -> None:
+    if section.rule is not None and section.rules is not None:
+        raise ValueError("give 'rules' or 'rule', not both")
+
+
+class NearDuplicatesConfig(Section):
+    """Drop texts that are nearly the same as one that stays."""
+
+    threshold: float = Field(0.8, gt=0, le=1)
+    """Jaccard index of the sets of runs of words from which on two texts count as one; every pair
+    that MinHash proposes is compared by its sets."""
+    shingle_words: int = Field(5, ge=1, le=64)
+    """Words of a run."""
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -121,6 +177,10 @@ class CurateConfig(Section):
     """Sources in the order in which they are read: of equal texts the first one stays."""
     dedup: Literal["exact", "none"] = "exact"
     """exact: a text that came before, spacing and case aside, is dropped, in any source."""
+    same_url: Literal["keep", "drop"] = "keep"
+    """drop: of records with the same address in `meta.url` the first one stays."""
+    near_duplicates: NearDuplicatesConfig | None = None
+    """Left out: nearly equal texts stay; {} drops them at the usual threshold."""
     decontaminate: DecontaminateConfig | None = None
     """Left out: nothing is looked for, and the stats say so."""
     influence: InfluenceConfig | None = None
@@ -129,8 +189,9 @@ class CurateConfig(Section):
     def identity(self) -> dict[str, Any]:
         """The order of the sources decides which of two equal texts stays."""
         identity = super().identity() | {"order": list(self.sources)}
-        if self.influence is None:  # as before it was known
-            del identity["influence"]
+        for name, value in (("influence", None), ("near_duplicates", None), ("same_url", "keep")):
+            if getattr(self, name) == value:  # as before it was known
+                del identity[name]
         return identity
 
     @model_validator(mode="after")

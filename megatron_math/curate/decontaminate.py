@@ -1,134 +1,159 @@
 """Find benchmark problems in training text.
 
-Two rules. `ngram10` is DeepSeekMath's: a text that shares any run of ten words with a benchmark
-row is contaminated; rows of three to nine words are looked for whole. `exact` looks for the whole
-row only, and is the rule for problems written by templates, which share long phrases by design.
+Four rules, each with its own way to split a text into words (`native/words.py`):
 
-Words are runs of letters and digits, case folded, punctuation ignored (CJK: one character a word).
-With this splitting GSM8K test hits 11 of 7,473 GSM8K train questions, and 123 when the solutions
-are searched on both sides (2026-11-21). The `exact` rule keeps punctuation, since `3 + 4` and
-`3 - 4` differ in nothing else.
+    ngram10   DeepSeekMath's: any run of ten words of the row; rows of three to nine words are
+              looked for whole. Words are runs of letters and digits, case and punctuation aside.
+    ngram13   Qwen2.5-Math's: a run of thirteen words, and more than 0.6 of the row's words in its
+              order around it; rows of three to twelve words are looked for whole. Numbers are units
+              and LaTeX's layout does not count.
+    numbers   a twin with other numbers: a mark in the place of every number, operators as words,
+              then more than 0.9 of the row's words in its order around a run of eight; rows of six
+              and seven words are looked for whole, shorter ones and those without numbers not.
+    exact     the whole row, punctuation included, spacing and case aside: for problems written by
+              templates, which share long phrases by design and may differ in a sign alone.
+
+With `ngram10` GSM8K test hits 11 of 7,473 GSM8K train questions, and 123 when the solutions are
+searched on both sides (2026-11-21).
 """
 
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from megatron_math.base.errors import UserError
+from megatron_math.native.row_search import Need, RowHit, RowSearcher, Searched, SearchRule
+from megatron_math.native.words import Splitting
 
-Rule = Literal["ngram10", "exact"]
-NGRAM_WORDS = 10
-MIN_WORDS = 3
-# Where to compare word by word is looked up by a phrase's first words: this many, or `MIN_WORDS` of
-# a shorter phrase.
-ANCHOR_WORDS: dict[Rule, int] = {"ngram10": NGRAM_WORDS, "exact": 8}
-
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
-_CHUNK = re.compile(r"\S+")
+Rule = Literal["ngram10", "ngram13", "numbers", "exact"]
+DEFAULT_RULES: tuple[Rule, ...] = ("ngram10", "ngram13", "numbers")
+RULES: dict[Rule, SearchRule] = {
+    "ngram10": SearchRule(Splitting.PLAIN, 10, 3, Need.SEED),
+    "ngram13": SearchRule(Splitting.MATH, 13, 3, Need.SHARE, 0.6),
+    "numbers": SearchRule(Splitting.NUMBERS, 8, 6, Need.SHARE, 0.9),
+    "exact": SearchRule(Splitting.CHUNKS, 8, 3, Need.WHOLE, whole_texts=True),
+}
+assert set(RULES) == set(get_args(Rule))
 
 
 @dataclass(frozen=True)
 class BenchmarkText:
-    """What is looked for: a benchmark row's text and where it comes from."""
+    """What is looked for: a benchmark row's text and where it comes from.
+
+    rules: its own; empty for those of the searcher.
+    """
 
     benchmark: str
     row: str
     text: str
+    rules: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A benchmark row found in a text; `span` are character offsets into that text."""
+    """A benchmark row found in a text. Spans are character offsets: `span` into the text,
+    `row_span` into the row. words: how many of the row's `row_words` were found there in order."""
 
     benchmark: str
     row: str
     rule: Rule
     span: tuple[int, int]
+    row_span: tuple[int, int]
+    words: int
+    row_words: int
+    row_text: str
 
-
-@dataclass(frozen=True)
-class _Phrase:
-    """`words` is what must stand in the text, from the anchor's first word on."""
-
-    words: tuple[str, ...]
-    source: BenchmarkText
+    def explain(self, text: str) -> dict[str, object]:
+        """The hit as it is written beside a record with `text`."""
+        return {
+            "benchmark": self.benchmark,
+            "row": self.row,
+            "rule": self.rule,
+            "span": list(self.span),
+            "matched": text[slice(*self.span)],
+            "row_span": list(self.row_span),
+            "row_matched": self.row_text[slice(*self.row_span)],
+            "words": self.words,
+            "row_words": self.row_words,
+        }
 
 
 class Searcher:
-    """Looks for the rows of many benchmarks at once, under one rule.
+    """Looks for the rows of many benchmarks at once, each under its rules.
 
-    num_rows: rows looked for, by benchmark. num_too_short: rows of fewer than `MIN_WORDS` words,
-    which `ngram10` cannot look for; `exact` looks for them as a whole text only.
-    Raises UserError for a row without words.
+    num_searched, num_not_searched: rows by (benchmark, rule); the latter have too few words, or no
+    numbers where numbers are swapped. num_rows, num_too_short: the same by benchmark, of rows that
+    some rule, or no rule, looks for. Raises UserError for a row without words.
     """
 
-    def __init__(self, rows: Iterable[BenchmarkText], rule: Rule) -> None:
-        self.rule = rule
+    def __init__(self, rows: Iterable[BenchmarkText], *rules: Rule) -> None:
+        self.num_searched: Counter[tuple[str, Rule]] = Counter()
+        self.num_not_searched: Counter[tuple[str, Rule]] = Counter()
         self.num_rows: Counter[str] = Counter()
         self.num_too_short: Counter[str] = Counter()
-        # length of the anchor in words -> anchor -> phrases that begin with it
-        self._phrases: dict[int, dict[str, list[_Phrase]]] = {}
-        self._whole: dict[str, BenchmarkText] = {}
-        for row in rows:
-            self._add(row)
+        by_rule: dict[Rule, list[BenchmarkText]] = {}
+        all_rows = list(rows)
+        for row in all_rows:
+            for rule in row.rules or rules:
+                by_rule.setdefault(rule, []).append(row)
+        self.rules: list[Rule] = [rule for rule in RULES if rule in by_rule]
+        self._rows = [by_rule[rule] for rule in self.rules]
+        self._native = RowSearcher([RULES[rule] for rule in self.rules])
+        looked_for = set()
+        for number, rule in enumerate(self.rules):
+            texts = [_encode(row.text) for row in by_rule[rule]]
+            said = self._native.add_rows(number, texts)
+            for row, how in zip(by_rule[rule], said, strict=True):
+                if how == Searched.NO_WORDS:
+                    raise UserError(
+                        f"benchmark {row.benchmark}, row {row.row}: the text has no words to look "
+                        f"for (found {row.text!r:.80}); mend or remove the row"
+                    )
+                is_searched = how in (Searched.YES, Searched.AS_WHOLE_TEXT)
+                if is_searched:
+                    looked_for.add(id(row))
+                counts = self.num_searched if is_searched else self.num_not_searched
+                counts[row.benchmark, rule] += 1
+        for row in all_rows:
+            (self.num_rows if id(row) in looked_for else self.num_too_short)[row.benchmark] += 1
+        self._native.build()
 
-    def _add(self, row: BenchmarkText) -> None:
-        words = self._words(row.text)
-        if not words:
-            raise UserError(
-                f"benchmark {row.benchmark}, row {row.row}: the text has no words to look for "
-                f"(found {row.text!r:.80}); mend or remove the row"
-            )
-        if self.rule == "ngram10" and len(words) >= NGRAM_WORDS:
-            for start in range(len(words) - NGRAM_WORDS + 1):
-                self._add_phrase(words[start : start + NGRAM_WORDS], row)
-        elif len(words) >= MIN_WORDS:
-            self._add_phrase(words, row)
-        elif self.rule == "exact":
-            self._whole.setdefault(" ".join(words), row)
-        else:
-            self.num_too_short[row.benchmark] += 1
-            return
-        self.num_rows[row.benchmark] += 1
-
-    def _add_phrase(self, words: list[str], row: BenchmarkText) -> None:
-        anchor_words = ANCHOR_WORDS[self.rule]
-        if len(words) < anchor_words:
-            anchor_words = MIN_WORDS
-        anchors = self._phrases.setdefault(anchor_words, {})
-        phrases = anchors.setdefault(" ".join(words[:anchor_words]), [])
-        if all(list(phrase.words) != words for phrase in phrases):
-            phrases.append(_Phrase(tuple(words), row))
+    def search(self, texts: Sequence[str], *, num_threads: int | None = None) -> list[list[Hit]]:
+        """Of every text all hits: of every rule and row the best one, rules in the order of RULES,
+        and within a rule in the order of the text."""
+        encoded = [_encode(text) for text in texts]
+        found: list[list[Hit]] = [[] for _ in texts]
+        for hit in self._native.search(encoded, num_threads=num_threads):
+            found[hit.text].append(self._to_hit(hit, encoded[hit.text]))
+        for hits in found:
+            hits.sort(key=lambda hit: (self.rules.index(hit.rule), hit.span))
+        return found
 
     def find(self, text: str) -> Hit | None:
-        """A benchmark row found in `text` (the first whose words come first), or None."""
-        words = self._words(text)
-        if self._whole and (row := self._whole.get(" ".join(words))):
-            return self._hit(text, row, 0, len(words))
-        for anchor_words, anchors in self._phrases.items():
-            for start in range(len(words) - anchor_words + 1):
-                for phrase in anchors.get(" ".join(words[start : start + anchor_words]), ()):
-                    end = start + len(phrase.words)
-                    if tuple(words[start:end]) == phrase.words:
-                        return self._hit(text, phrase.source, start, end)
-        return None
+        """The first hit of `search`, or None."""
+        return next(iter(self.search([text])[0]), None)
 
-    def _hit(self, text: str, row: BenchmarkText, start: int, end: int) -> Hit:
-        spans = [match.span() for match in self._pattern.finditer(text)]
-        return Hit(row.benchmark, row.row, self.rule, (spans[start][0], spans[end - 1][1]))
+    def _to_hit(self, hit: RowHit, text: bytes) -> Hit:
+        row = self._rows[hit.rule][hit.row]
+        return Hit(
+            row.benchmark,
+            row.row,
+            self.rules[hit.rule],
+            _characters(text, hit.begin, hit.end),
+            _characters(_encode(row.text), hit.row_begin, hit.row_end),
+            hit.words,
+            hit.row_words,
+            row.text,
+        )
 
-    @property
-    def _pattern(self) -> re.Pattern[str]:
-        return _WORD if self.rule == "ngram10" else _CHUNK
 
-    def _words(self, text: str) -> list[str]:
-        """The words of `text`, each in normal form, as many as `_pattern` finds."""
-        if text.isascii():
-            return self._pattern.findall(text.lower())
-        return [
-            unicodedata.normalize("NFKC", word).casefold() for word in self._pattern.findall(text)
-        ]
+def _encode(text: str) -> bytes:
+    """UTF-8; half a surrogate pair, which JSON may hold, becomes bytes that separate words."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _characters(text: bytes, begin: int, end: int) -> tuple[int, int]:
+    """Bytes to characters."""
+    first = len(text[:begin].decode("utf-8", "surrogatepass"))
+    return first, first + len(text[begin:end].decode("utf-8", "surrogatepass"))

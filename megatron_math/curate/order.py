@@ -12,6 +12,7 @@ from megatron_math.base.records import read_records
 from megatron_math.base.road import Road
 from megatron_math.base.stage import Stage, StageInput, finished_stage
 from megatron_math.benchmarks.load import Benchmark, load_benchmark, load_config
+from megatron_math.curate.allow import AllowList, read_allow_list
 from megatron_math.curate.config import CurateConfig, DecontaminateConfig, SourceConfig
 from megatron_math.curate.decontaminate import Rule
 from megatron_math.curate.influence.blocks import Collection
@@ -32,7 +33,8 @@ class Order:
     config: CurateConfig
     stage: Stage
     files: dict[str, list[Path]]
-    searched: list[tuple[Benchmark, Rule]]
+    searched: list[tuple[Benchmark, tuple[Rule, ...]]]
+    allowed: AllowList
     targets: list[Collection]
     references: list[Reference]
 
@@ -47,6 +49,11 @@ def read_order(road: Road) -> Order:
     inputs: dict[str, StageInput | Path] = {
         f"benchmark {benchmark.name}": benchmark.rows_path for benchmark, _ in searched
     }
+    allowed = AllowList()
+    if config.decontaminate is not None and config.decontaminate.allow is not None:
+        rows = {benchmark.name: {row.id for row in benchmark.rows} for benchmark, _ in searched}
+        allowed = read_allow_list(config.decontaminate.allow, rows, files)
+        inputs["allow-list"] = config.decontaminate.allow
     for name, paths in files.items():
         inputs |= {f"source {name} {number}": path for number, path in enumerate(paths)}
     influence, target_files = config.influence, {}
@@ -60,10 +67,10 @@ def read_order(road: Road) -> Order:
     sections |= {f"benchmark {benchmark.name}": benchmark.config for benchmark, _ in searched}
     stage = Stage(road.folder(STAGE), config=sections, inputs=inputs, seed=road.seed)
     if influence is None or stage.is_done():
-        return Order(road, config, stage, files, searched, [], [])
+        return Order(road, config, stage, files, searched, allowed, [], [])
     targets = [_target(name, paths) for name, paths in target_files.items()]
     found = references(warm_up, influence.checkpoints)
-    return Order(road, config, stage, files, searched, targets, found)
+    return Order(road, config, stage, files, searched, allowed, targets, found)
 
 
 def _target(name: str, paths: list[Path]) -> Collection:
@@ -100,16 +107,16 @@ def _files(road: Road, name: str, source: SourceConfig) -> list[Path]:
 
 def _load_benchmarks(
     road: Road, config: DecontaminateConfig | None
-) -> list[tuple[Benchmark, Rule]]:
-    """Every benchmark that is looked for, with all its rows and its rule."""
-    searched: list[tuple[Benchmark, Rule]] = []
-    for choice in config.choices() if config else []:
+) -> list[tuple[Benchmark, tuple[Rule, ...]]]:
+    """Every benchmark that is looked for, with all its rows and its rules."""
+    searched: list[tuple[Benchmark, tuple[Rule, ...]]] = []
+    if config is None:
+        return searched
+    for choice in config.choices(has_synthesize=road.has("synthesize")):
         rows = choice.rows
         if choice.stage is not None:
             rows = road.done(choice.stage).path / load_config(choice.name).rows
-        assert config is not None
-        assert choice.rule is not None
-        searched.append((load_benchmark(choice.name, rows, config.data), choice.rule))
+        searched.append((load_benchmark(choice.name, rows, config.data), tuple(choice.rules or ())))
     names = [benchmark.name for benchmark, _ in searched]
     if len(set(names)) != len(names):
         raise UserError(f"curate.decontaminate.benchmarks names one twice: {', '.join(names)}")

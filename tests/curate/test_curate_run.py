@@ -111,6 +111,8 @@ def test_every_record_is_kept_or_dropped_with_its_reason(road: Road) -> None:
     }  # fmt: skip
     assert [(b["benchmark"], b["rule"], b["rows"], b["dropped"]) for b in stats["benchmarks"]] == [
         ("exam", "ngram10", 2, 2),
+        ("exam", "ngram13", 2, 2),
+        ("exam", "numbers", 2, 2),
         ("heldout", "exact", 1, 1),
     ]
 
@@ -186,9 +188,11 @@ def test_an_unreadable_benchmark_row_stops_the_run(
         ("curate.sources.web={stage: 10_synthesize}", "together with 'file'"),
         ("curate.sources.web={stage: 10_synthesize, file: problems.jsonl}", "is not finished"),
         ("curate.sources.web.path=[]", "name at least one file"),
-        ("curate.decontaminate.rule=ngram13", "'ngram10' or 'exact'"),
+        ("curate.decontaminate.rule=ngram14", "'ngram10', 'ngram13', 'numbers' or 'exact'"),
         ("curate.decontaminate.benchmarks=[sudoku]", "there is no benchmark 'sudoku'"),
+        ("curate.decontaminate={benchmarks: all, rule: exact, rules: [exact]}", "not both"),
         ("curate.dedup=minhash", "'exact' or 'none'"),
+        ("curate.near_duplicates.threshold=0", "greater than 0"),
     ],
 )
 def test_bad_requests_are_explained(road: Road, override: str, message: str) -> None:

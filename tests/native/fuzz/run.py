@@ -20,8 +20,9 @@ TARGETS = {
         *("blend_order.cpp", "concat_pieces.cpp", "epoch.cpp", "keyed_permutation.cpp"),
         "pack_index.cpp",
     ],
+    "text_scans": ["words.cpp", "row_search.cpp", "shingles.cpp"],
 }
-SANITIZE = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZE = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
 
 
 def build(target: str, folder: Path, optimize: str = "-O1") -> Path:

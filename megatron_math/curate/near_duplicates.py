@@ -1,0 +1,246 @@
+"""Near-duplicates: texts whose runs of words are nearly the same set.
+
+Candidates are texts that agree in a band of their MinHash signatures; every candidate pair is then
+compared by the Jaccard index of the sets themselves. What is linked by pairs at or above the
+threshold is one cluster, of which one record stays: of the earliest source, there the one with most
+words, then the one with the smallest digest of its words. So neither the order of files nor that
+of records decides which texts stay.
+
+Memory: some 70 bytes a record; signatures lie in one file a band and are sorted band by band.
+"""
+
+import json
+import math
+import os
+from array import array
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_math.base.records import Record, record_from_row
+from megatron_math.curate.config import NearDuplicatesConfig
+from megatron_math.curate.dedup import digest, text_of
+from megatron_math.native.shingles import ShingleHasher
+
+Int64Array = npt.NDArray[np.int64]
+
+MISSED = 0.0025
+"""Share of the pairs exactly at the threshold that may agree in no band."""
+MOST_PERMUTATIONS = 288
+ROUNDS = 32
+"""Of a band's group of texts that agree there: how many are compared with all others."""
+PAIRS_AT_A_TIME = 4096
+REMEMBERED_PAIRS = 1 << 22
+
+
+def bands_for(threshold: float) -> tuple[int, int]:
+    """(bands, rows of each): the most rows, hence the fewest false candidates, with which a pair at
+    the threshold is missed once in 1 / MISSED."""
+    best = (math.ceil(math.log(MISSED) / math.log1p(-threshold)), 1) if threshold < 1 else (1, 1)
+    for rows in range(1, MOST_PERMUTATIONS + 1):
+        agree = threshold**rows
+        num_bands = math.ceil(math.log(MISSED) / math.log1p(-agree)) if agree < 1 else 1
+        if rows * num_bands > MOST_PERMUTATIONS:
+            break
+        best = num_bands, rows
+    return best
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """survivors: int64[records], the record that stays in the place of each (itself for those that
+    stay). jaccard: with the survivor. through: the record of its cluster that each was linked to
+    first, link: their Jaccard index."""
+
+    survivors: Int64Array
+    jaccard: npt.NDArray[np.float64]
+    through: Int64Array
+    link: npt.NDArray[np.float64]
+    stats: dict[str, Any]
+
+
+class NearDuplicates:
+    """Takes all records of all sources, source by source, then settles which of them go.
+
+    Records are kept as lines in `folder`, so that any two can be compared; they are numbered from
+    0 in the order in which they came.
+    """
+
+    def __init__(self, config: NearDuplicatesConfig, folder: Path) -> None:
+        self._config, self._folder = config, folder
+        self.num_bands, self.band_rows = bands_for(config.threshold)
+        self._hasher = ShingleHasher(config.shingle_words, self.num_bands, self.band_rows)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files = ExitStack()
+        self._bands = [self._open(f"band_{i}") for i in range(self.num_bands)]
+        self._lines: list[IO[bytes]] = []
+        self._first: list[int] = []  # number of each source's first record
+        self._offsets, self._num_words = array("q"), array("q")
+        self._digests = bytearray()
+        self._compared = self._left = 0
+
+    def begin_source(self, name: str) -> None:
+        self._first.append(len(self._offsets))
+        self._lines.append(self._open(f"{name}.jsonl"))
+
+    def add(self, records: Sequence[Record]) -> None:
+        """The next records of the source that was begun last."""
+        if not records:
+            return
+        file = self._lines[-1]
+        for record in records:
+            self._offsets.append(file.tell())
+            file.write(json.dumps(record.to_json()).encode() + b"\n")
+            self._digests += digest(record)
+        texts = [text_of(record).encode("utf-8", "surrogatepass") for record in records]
+        bands, num_words = self._hasher.bands(texts)
+        for one, band in zip(self._bands, bands.T, strict=True):
+            one.write(np.ascontiguousarray(band).tobytes())
+        self._num_words.extend(num_words.tolist())
+
+    def record(self, number: int) -> Record:
+        """One of the records that were taken."""
+        source = int(np.searchsorted(self._first, number, side="right")) - 1
+        descriptor, begin = self._lines[source].fileno(), self._offsets[number]
+        line = bytearray()
+        while b"\n" not in line[-65536:]:
+            piece = os.pread(descriptor, 65536, begin + len(line))
+            assert piece, f"line {number} of {self._lines[source].name} has no end"
+            line += piece
+        row = json.loads(line[: line.index(b"\n")])
+        return record_from_row(row, default_id="", default_source="", where="a kept line")
+
+    def settle(self) -> Verdicts:
+        """Compare what agrees in a band; call once, after all records."""
+        for file in (*self._lines, *self._bands):
+            file.flush()
+        num_records = len(self._offsets)
+        order = self._order()
+        rank = np.empty(num_records, np.int64)
+        rank[order] = np.arange(num_records)
+        clusters = _Clusters(rank)
+        has_words = np.frombuffer(self._num_words, np.int64) > 0
+        apart = np.zeros(0, np.int64)  # pairs known to be below the threshold
+        for file in self._bands:
+            file.close()
+            keys = np.fromfile(file.name, np.uint64)
+            apart = self._settle_band(keys, rank, has_words, clusters, apart)
+            os.unlink(file.name)
+        survivors = clusters.roots(np.arange(num_records))
+        dropped = np.flatnonzero(survivors != np.arange(num_records))
+        jaccard = np.ones(num_records)
+        jaccard[dropped] = self._jaccard(dropped, survivors[dropped])
+        stats = {
+            "threshold": self._config.threshold,
+            "words of a run": self._config.shingle_words,
+            "bands": self.num_bands,
+            "rows of a band": self.band_rows,
+            "pairs compared": self._compared,
+            "records not compared with all of their group": self._left,
+            "clusters": len(np.unique(survivors[dropped])),
+            "dropped": len(dropped),
+        }
+        return Verdicts(survivors, jaccard, clusters.through, clusters.link, stats)
+
+    def close(self) -> None:
+        self._files.close()
+
+    def _open(self, name: str) -> IO[bytes]:
+        return self._files.enter_context(open(self._folder / name, "w+b"))
+
+    def _order(self) -> Int64Array:
+        """Records from the one that stays first."""
+        num_words = np.frombuffer(self._num_words, np.int64)
+        digests = np.frombuffer(bytes(self._digests), ">u8").reshape(-1, 2)
+        source = np.searchsorted(self._first, np.arange(len(num_words)), side="right")
+        return np.lexsort((digests[:, 1], digests[:, 0], -num_words, source))
+
+    def _settle_band(
+        self,
+        keys: npt.NDArray[np.uint64],
+        rank: Int64Array,
+        has_words: npt.NDArray[np.bool_],
+        clusters: "_Clusters",
+        apart: Int64Array,
+    ) -> Int64Array:
+        """Compare the first of every group with the others, then the first of those that stayed
+        apart from it, and so on."""
+        members = np.flatnonzero(has_words)
+        members = members[np.lexsort((rank[members], keys[members]))]
+        groups = keys[members]
+        for _ in range(ROUNDS):
+            begins = np.flatnonzero(np.append(True, groups[1:] != groups[:-1]))
+            sizes = np.diff(np.append(begins, len(groups)))
+            leaders = np.repeat(members[begins], sizes) if len(groups) else members
+            others = np.flatnonzero(members != leaders)
+            if not len(others):
+                return apart
+            members, groups, leaders = members[others], groups[others], leaders[others]
+            for at in range(0, len(members), PAIRS_AT_A_TIME):
+                part = slice(at, at + PAIRS_AT_A_TIME)
+                apart = self._link(leaders[part], members[part], clusters, apart)
+            is_apart = clusters.roots(members) != clusters.roots(leaders)
+            members, groups = members[is_apart], groups[is_apart]
+        self._left += len(members)
+        return apart
+
+    def _link(
+        self, first: Int64Array, second: Int64Array, clusters: "_Clusters", apart: Int64Array
+    ) -> Int64Array:
+        """Join the pairs at or above the threshold; returns the pairs known to be below."""
+        low, high = np.minimum(first, second), np.maximum(first, second)
+        names = low * len(self._offsets) + high
+        new = clusters.roots(first) != clusters.roots(second)
+        new &= ~np.isin(names, apart)
+        first, second, names = first[new], second[new], names[new]
+        if not len(first):
+            return apart
+        index = self._jaccard(first, second)
+        self._compared += len(index)
+        is_near = index >= self._config.threshold
+        for a, b, j in zip(first[is_near], second[is_near], index[is_near], strict=True):
+            clusters.join(int(a), int(b), float(j))
+        if len(apart) > REMEMBERED_PAIRS:
+            apart = apart[:0]
+        return np.append(apart, names[~is_near])
+
+    def _jaccard(self, first: Int64Array, second: Int64Array) -> npt.NDArray[np.float64]:
+        found = np.empty(len(first))
+        for at in range(0, len(first), PAIRS_AT_A_TIME):
+            part = slice(at, at + PAIRS_AT_A_TIME)
+            needed, place = np.unique(np.append(first[part], second[part]), return_inverse=True)
+            texts = [text_of(self.record(int(n))).encode("utf-8", "surrogatepass") for n in needed]
+            one, other = np.split(place.astype(np.int64), 2)
+            found[part] = self._hasher.jaccard(texts, one.copy(), other.copy())
+        return found
+
+
+class _Clusters:
+    """Union and find; the root of a cluster is its record of the lowest rank."""
+
+    def __init__(self, rank: Int64Array) -> None:
+        self._rank = rank
+        self._parent = np.arange(len(rank))
+        self.through = np.full(len(rank), -1)
+        self.link = np.zeros(len(rank))
+
+    def roots(self, numbers: Int64Array) -> Int64Array:
+        found = self._parent[numbers]
+        while not np.array_equal(above := self._parent[found], found):
+            found = above
+        self._parent[numbers] = found
+        return found
+
+    def join(self, first: int, second: int, jaccard: float) -> None:
+        for one, other in ((first, second), (second, first)):
+            if self.through[one] < 0:
+                self.through[one], self.link[one] = other, jaccard
+        a, b = (int(root) for root in self.roots(np.array([first, second])))
+        if a != b:
+            low, high = (a, b) if self._rank[a] < self._rank[b] else (b, a)
+            self._parent[high] = low
