@@ -1,4 +1,4 @@
-"""Every shipped road that trains is estimated and dry-run; the recipes' tables are what `estimate` says."""
+"""Every shipped road that trains is estimated and dry-run; tables are what `estimate` says."""
 
 import re
 from pathlib import Path
