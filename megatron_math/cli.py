@@ -146,6 +146,8 @@ def synthesize(
 @app.command(
     epilog=_keys(
         ("curate", "megatron_math.curate.config", "CurateConfig"),
+        ("curate.near_duplicates", "megatron_math.curate.config", "NearDuplicatesConfig"),
+        ("curate.decontaminate", "megatron_math.curate.config", "DecontaminateConfig"),
         ("curate.influence", "megatron_math.curate.config", "InfluenceConfig"),
     )
 )

@@ -6,7 +6,7 @@ threshold is one cluster, of which one record stays: of the earliest source, the
 words, then the one with the smallest digest of its words. So neither the order of files nor that
 of records decides which texts stay.
 
-Memory: some 70 bytes a record; signatures lie in one file a band and are sorted band by band.
+Memory: some 90 bytes a record; signatures lie in one file a band and are sorted band by band.
 """
 
 import json
