@@ -109,6 +109,8 @@ def _print_rows(rows: list[tuple[str, str]]) -> None:
         ("retrospective: synthesize", "megatron_math.synthesize.config", "RetrospectiveConfig"),
         ("tutorship: synthesize", "megatron_math.synthesize.config", "TutorshipConfig"),
         ("rejection: synthesize", "megatron_math.synthesize.config", "RejectionConfig"),
+        ("excerpts: synthesize", "megatron_math.synthesize.excerpt_config", "ExcerptsConfig"),
+        ("synthesize.sources", "megatron_math.synthesize.excerpt_config", "SourceTextConfig"),
         ("synthesize.seeds", "megatron_math.synthesize.config", "SeedsConfig"),
         ("synthesize.engine", "megatron_math.synthesize.config", "AskedConfig"),
     )

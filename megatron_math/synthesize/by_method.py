@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,14 +22,22 @@ from megatron_math.engine.kept import KeptEngine
 from megatron_math.engine.open import fingerprint_of_model, open_engine
 from megatron_math.synthesize.audit import Audit
 from megatron_math.synthesize.driver import Driver
-from megatron_math.synthesize.method_config import CheckedByModels, SeededConfig, TutorshipConfig
+from megatron_math.synthesize.excerpt_config import ExcerptsConfig
+from megatron_math.synthesize.method_config import (
+    CheckedByModels,
+    FromProblems,
+    SeededConfig,
+    TutorshipConfig,
+)
 from megatron_math.synthesize.methods.diversification import Diversification
+from megatron_math.synthesize.methods.excerpts import Excerpts
 from megatron_math.synthesize.methods.expansion import Expansion
 from megatron_math.synthesize.methods.rejection import Rejection
 from megatron_math.synthesize.methods.retrospective import Retrospective
 from megatron_math.synthesize.methods.tutorship import Tutorship
 from megatron_math.synthesize.prompts import Prompts
 from megatron_math.synthesize.seeds import Seeds, find_paths
+from megatron_math.synthesize.source_texts import SourceTexts
 from megatron_math.synthesize.tally import Tally
 from megatron_math.synthesize.verdicts.asked import Checks
 from megatron_math.synthesize.work import Seed, Voice, Work
@@ -40,10 +48,13 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Method(Protocol):
-    """prompt: its main one. unique: what makes two of its candidates one."""
+    """unique: what makes two of its candidates one."""
 
-    prompt: str
     unique: Literal["problem", "both"]
+
+    @property
+    def prompt(self) -> str | None:
+        """Its main one; None where each record tells its own."""
 
     def work(self, seed: Seed) -> Work:
         """The work on one seed."""
@@ -55,13 +66,16 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "retrospective": Retrospective,
     "tutorship": Tutorship,
     "rejection": Rejection,
+    "excerpts": Excerpts,
 }
 
 
 def open_stage(road: Road, config: SeededConfig, folder: Path) -> Stage:
     """The stage with all that decides its result: seeds, prompts and local models by content."""
     inputs: dict[str, StageInput | Path] = {
-        f"seeds {number}": path for number, path in enumerate(_seed_paths(road, config))
+        f"{name} {number}": path
+        for name, paths in _paths(road, config).items()
+        for number, path in enumerate(paths)
     }
     if config.prompts is not None:
         Prompts(config.language, config.prompts)  # refuses a folder that cannot be used
@@ -73,13 +87,25 @@ def open_stage(road: Road, config: SeededConfig, folder: Path) -> Stage:
     return Stage(folder, config={"synthesize": config}, inputs=inputs, seed=road.seed)
 
 
-def _seed_paths(road: Road, config: SeededConfig) -> list[Path]:
-    seeds = config.seeds
-    if seeds.path is not None:
-        return find_paths(seeds.path)
-    assert seeds.stage is not None
-    assert seeds.file is not None
-    return find_paths(str(road.done(seeds.stage).path / seeds.file))
+def _paths(road: Road, config: SeededConfig) -> dict[str, list[Path]]:
+    """By the name of the place in the configuration, the files there."""
+    found = {}
+    for name, place in config.places().items():
+        path = place.path
+        if path is None:
+            assert place.stage is not None
+            assert place.file is not None
+            path = str(road.done(place.stage).path / place.file)
+        found[name] = find_paths(path, name)
+    return found
+
+
+def _open_seeds(road: Road, config: SeededConfig) -> Seeds | SourceTexts:
+    paths = _paths(road, config)
+    if isinstance(config, ExcerptsConfig):
+        return SourceTexts(config, paths, road.seed)
+    assert isinstance(config, FromProblems)
+    return Seeds(config.seeds, paths["seeds"])
 
 
 def write(road: Road, config: SeededConfig, stage: Stage, first: int = 0, step: int = 1) -> None:
@@ -87,7 +113,7 @@ def write(road: Road, config: SeededConfig, stage: Stage, first: int = 0, step: 
 
     Raises StoppedOnRequest after SIGTERM, SIGINT or SIGUSR1, and when a budget is spent.
     """
-    seeds = Seeds(config.seeds, _seed_paths(road, config))
+    seeds = _open_seeds(road, config)
     progress = _Progress(config.method, -(-(seeds.count_rows() - first) // step))
     prompts = Prompts(config.language, config.prompts)
     voices = {role: Voice(role, own, road.seed) for role, own in config.engines().items()}
@@ -106,8 +132,11 @@ def write(road: Road, config: SeededConfig, stage: Stage, first: int = 0, step: 
             for _ in driver.run(audit.works(seeds)):
                 pass
         about = _about(config, voices, prompts, method.prompt)
+        if isinstance(method, AbstractContextManager):
+            stack.enter_context(method)
+        distil = isinstance(config, ExcerptsConfig)
         tally = stack.enter_context(
-            Tally(stage.folder, config.method, config.accept, method.unique, about)
+            Tally(stage.folder, config.method, config.accept, method.unique, about, distil)
         )
         begun: deque[Seed] = deque()
 
@@ -147,13 +176,15 @@ def _checks(config: SeededConfig, voices: Mapping[str, Voice], prompts: Prompts)
 
 
 def _about(
-    config: SeededConfig, voices: Mapping[str, Voice], prompts: Prompts, prompt: str
+    config: SeededConfig, voices: Mapping[str, Voice], prompts: Prompts, prompt: str | None
 ) -> dict[str, Any]:
     """`meta` keys that all records of a stage share: who wrote them, asked with which prompt."""
     about: dict[str, Any] = {"language": config.language}
     writer = voices.get("teacher" if isinstance(config, TutorshipConfig) else "engine")
     if writer is not None:
-        about |= {"model": writer.model, "prompt_sha256": prompts.sha256(prompt)}
+        about["model"] = writer.model
+        if prompt is not None:
+            about["prompt_sha256"] = prompts.sha256(prompt)
     return about
 
 

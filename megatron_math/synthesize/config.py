@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from megatron_math.base.config import Section, parse_section
 from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
+from megatron_math.synthesize.excerpt_config import ExcerptsConfig, SourceTextConfig
 from megatron_math.synthesize.method_config import (
     AskedConfig,
     DiversificationConfig,
@@ -19,7 +20,10 @@ from megatron_math.synthesize.method_config import (
     TutorshipConfig,
 )
 
-__all__ = ["AskedConfig", "SeededConfig", "SeedsConfig", "TemplateConfig", "read_section"]
+__all__ = [
+    "AskedConfig", "SeededConfig", "SeedsConfig", "SourceTextConfig", "TemplateConfig",
+    "read_section",
+]  # fmt: skip
 LEVELS = (1, 2, 3)
 
 
@@ -59,6 +63,7 @@ METHODS: dict[str, type[TemplateConfig] | type[SeededConfig]] = {
     "retrospective": RetrospectiveConfig,
     "tutorship": TutorshipConfig,
     "rejection": RejectionConfig,
+    "excerpts": ExcerptsConfig,
 }
 
 

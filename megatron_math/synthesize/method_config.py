@@ -26,12 +26,8 @@ class AskedConfig(EngineConfig):
     """Strings that end an answer, for models that do not end it themselves."""
 
 
-class SeedsConfig(Section):
-    """Where the problems are that a method begins with, and under which keys.
-
-    A key may be a path such as `6b_finetuning.solution`. What is not given is looked for under
-    the usual names: problem, question, input; solution, output; answer.
-    """
+class PlaceConfig(Section):
+    """Where records are: `path`, or a `file` that a stage of this road wrote."""
 
     path: Annotated[str | None, LOCATION] = None
     """A file or a glob pattern (.jsonl, .jsonl.gz, .parquet); known by content."""
@@ -39,6 +35,23 @@ class SeedsConfig(Section):
     """A stage folder of this road; instead of `path`."""
     file: str | None = None
     """The file inside `stage`."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "PlaceConfig":
+        if (self.path is None) == (self.stage is None) or (self.stage is None) != (
+            self.file is None
+        ):
+            raise ValueError("give either 'path', or 'stage' together with 'file'")
+        return self
+
+
+class SeedsConfig(PlaceConfig):
+    """Where the problems are that a method begins with, and under which keys.
+
+    A key may be a path such as `6b_finetuning.solution`. What is not given is looked for under
+    the usual names: problem, question, input; solution, output; answer.
+    """
+
     problem: str | None = None
     """Key of the problem."""
     solution: str | None = None
@@ -53,14 +66,6 @@ class SeedsConfig(Section):
     """Seeds whose solution has fewer counted steps are passed over."""
     limit: Annotated[int | None, Field(ge=1)] = None
     """Only so many of the first rows."""
-
-    @model_validator(mode="after")
-    def _one_place(self) -> "SeedsConfig":
-        if (self.path is None) == (self.stage is None) or (self.stage is None) != (
-            self.file is None
-        ):
-            raise ValueError("give either 'path', or 'stage' together with 'file'")
-        return self
 
     @field_validator("remove")
     @classmethod
@@ -96,7 +101,6 @@ class SeededConfig(Section):
     """What all methods that begin with seeds share."""
 
     method: str
-    seeds: SeedsConfig
     language: Literal["en", "zh"] = "en"
     """Of the prompts, and so of what is written."""
     prompts: Annotated[Path | None, LOCATION] = None
@@ -113,6 +117,19 @@ class SeededConfig(Section):
         found = {role: getattr(self, role, None) for role in ("engine", "teacher", "student")}
         return {role: config for role, config in found.items() if config is not None}
 
+    def places(self) -> dict[str, PlaceConfig]:
+        """The files that decide what is asked, by name."""
+        raise NotImplementedError
+
+
+class FromProblems(SeededConfig):
+    """Methods whose seeds are problems."""
+
+    seeds: SeedsConfig
+
+    def places(self) -> dict[str, PlaceConfig]:
+        return {"seeds": self.seeds}
+
 
 class CheckedByModels(SeededConfig):
     """Methods whose candidates models may check, too."""
@@ -123,7 +140,7 @@ class CheckedByModels(SeededConfig):
     """Reads each candidate and says correct or wrong; its verdict is 'teacher'."""
 
 
-class ExpansionConfig(CheckedByModels):
+class ExpansionConfig(CheckedByModels, FromProblems):
     """Query expansion: a statement of the seed, two new problems with solutions, self-check."""
 
     method: Literal["expansion"]
@@ -133,7 +150,7 @@ class ExpansionConfig(CheckedByModels):
     )
 
 
-class DiversificationConfig(CheckedByModels):
+class DiversificationConfig(CheckedByModels, FromProblems):
     """Response diversification: two more solutions, correct and different."""
 
     method: Literal["diversification"]
@@ -145,7 +162,7 @@ class DiversificationConfig(CheckedByModels):
     )
 
 
-class RetrospectiveConfig(SeededConfig):
+class RetrospectiveConfig(FromProblems):
     """Retrospective enhancement: a later step early, `[back]`, then the right step."""
 
     method: Literal["retrospective"]
@@ -164,7 +181,7 @@ class RetrospectiveConfig(SeededConfig):
         return self
 
 
-class TutorshipConfig(SeededConfig):
+class TutorshipConfig(FromProblems):
     """Tutorship amplification: a student tries, a teacher finds the wrong step and goes on."""
 
     method: Literal["tutorship"]
@@ -191,7 +208,7 @@ class TutorshipConfig(SeededConfig):
         return self
 
 
-class RejectionConfig(SeededConfig):
+class RejectionConfig(FromProblems):
     """Rejection sampling: draw several solutions, check, deduplicate, keep the best."""
 
     method: Literal["rejection"]

@@ -93,11 +93,11 @@ class Seeds:
         return text.strip()
 
 
-def find_paths(path: str) -> list[Path]:
+def find_paths(path: str, place: str = "seeds") -> list[Path]:
     """The files of a path or a glob pattern, sorted. Raises UserError when there is none."""
     found = [Path(path)] if Path(path).is_file() else sorted(map(Path, glob.glob(path)))
     if not found:
-        raise UserError(f"synthesize.seeds.path: no file at {path}")
+        raise UserError(f"synthesize: no file at {path} ({place}.path)")
     return found
 
 

@@ -14,6 +14,7 @@ from megatron_math.synthesize.verdicts.rule import AcceptRule, is_disputed
 from megatron_math.synthesize.work import Candidate, Outcome, Reject, Seed
 
 FILES = ("problems.jsonl", "drops/problems.jsonl", "disputed.jsonl")
+DISTILLED = "distilled.jsonl"
 NOT_THE_BEST = "not among the best"
 
 
@@ -21,7 +22,8 @@ class Tally:
     """Writes the files of a stage as outcomes come, and counts. A context; files appear at its end.
 
     unique: what makes two candidates one, "problem" or "both" (problem and solution). The digest
-    of every record is in memory, about 80 bytes each. about: `meta` keys of every record.
+    of every record is in memory, about 80 bytes each. about: `meta` keys of every record. distil:
+    of each record also keep what was asked and what was answered.
     """
 
     def __init__(
@@ -31,11 +33,13 @@ class Tally:
         rule: AcceptRule,
         unique: Literal["problem", "both"],
         about: dict[str, Any],
+        distil: bool = False,
     ) -> None:
         self.seeds = self.parsed = self.verified = self.duplicates = self.accepted = 0
         self.disputed = 0
         self.rejects: Counter[str] = Counter()
         self._folder = folder
+        self._names = (*FILES, DISTILLED) if distil else FILES
         self._method = method
         self._rule = rule
         self._unique = unique
@@ -49,7 +53,7 @@ class Tally:
 
     def __enter__(self) -> "Tally":
         self._files = [
-            self._stack.enter_context(atomic_open(self._folder / name)) for name in FILES
+            self._stack.enter_context(atomic_open(self._folder / name)) for name in self._names
         ]
         return self
 
@@ -58,7 +62,7 @@ class Tally:
 
     @property
     def outputs(self) -> list[Path]:
-        return [self._folder / name for name in FILES]
+        return [self._folder / name for name in self._names]
 
     def add(self, seed: Seed, outcome: Outcome) -> None:
         """Write what became of one seed."""
@@ -78,6 +82,8 @@ class Tally:
                 self._write(2, record.to_json() | {"accepted": reason is None})
             if reason is None:
                 self._accept(record)
+                if DISTILLED in self._names:
+                    self._write(3, _distilled(record, candidate).to_json())
             else:
                 self.rejects[reason] += 1
                 self._write(1, record.to_json() | {"reason": reason, "raw": candidate.raw})
@@ -156,3 +162,15 @@ class Tally:
         texts = [candidate.problem, candidate.solution if self._unique == "both" else ""]
         plain = "\0".join(" ".join(text.casefold().split()) for text in texts)
         return hashlib.sha256(plain.encode("utf-8")).digest()[:12]
+
+
+def _distilled(record: Record, candidate: Candidate) -> Record:
+    """The very prompt as problem and the very answer as solution."""
+    return Record(
+        id=f"distilled-{record.id}",
+        source="distilled",
+        problem=candidate.asked,
+        solution=candidate.raw,
+        meta={"method": record.meta["method"], "seed_id": record.meta["seed_id"],
+              "model": record.meta["model"], "record": record.id},
+    )  # fmt: skip

@@ -42,7 +42,8 @@ class Candidate:
     """What becomes a record if the rule accepts its verdicts.
 
     checked: the text whose statements must hold, where that is not the whole solution. raw: the
-    answer that it was read from. verdicts: by name; None where a check does not apply.
+    answer that it was read from. asked: the prompt, where the pair is kept to teach another model.
+    verdicts: by name; None where a check does not apply.
     """
 
     problem: str
@@ -50,6 +51,7 @@ class Candidate:
     answer: str | None
     raw: str = ""
     checked: str | None = None
+    asked: str = ""
     verdicts: Verdicts = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 

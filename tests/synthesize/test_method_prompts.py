@@ -9,7 +9,14 @@ import jinja2.meta
 import pytest
 
 from megatron_math.base.errors import UserError
-from megatron_math.synthesize.methods import diversification, expansion, retrospective, tutorship
+from megatron_math.synthesize.excerpt_config import STAGES
+from megatron_math.synthesize.methods import (
+    diversification,
+    excerpts,
+    expansion,
+    retrospective,
+    tutorship,
+)
 from megatron_math.synthesize.prompts import LANGUAGES, OWN, Prompts
 
 PLACES = {
@@ -19,6 +26,8 @@ PLACES = {
     "diversification.ask": {"problem", "solution"},
     "retrospective.slip": {"problem", "steps"},
     "tutorship.judge": {"problem", "steps", "answer"},
+    "excerpts.tool": {"excerpt", "example_problem", "example_solution"},
+    **{f"excerpts.{stage}": {"excerpt"} for stage in STAGES},
 }
 TAGS = {
     "solve.problem": [],
@@ -28,12 +37,16 @@ TAGS = {
                             diversification.RESPONSE, "Reason"],
     "retrospective.slip": list(retrospective.TAGS),
     "tutorship.judge": [*tutorship.RIGHT_TAGS, *tutorship.WRONG_TAGS],
+    **{f"excerpts.{prompt}": list(excerpts.TAGS) for prompt in (*STAGES, "tool")},
 }  # fmt: skip
 VALUES = {
     "problem": "What is {{ 7 * 6 }} {% raw %} & <b>3 + 4</b>?",
     "solution": "3 + 4 = 7",
     "answer": "7",
     "steps": "[1] 3 + 4 = 7",
+    "excerpt": "{{ excerpt }} Seven apples {# and #} pears.",
+    "example_problem": "What is 6 * 7?",
+    "example_solution": "```python\nprint(6 * 7)\n```",
 }
 
 
@@ -87,6 +100,7 @@ def test_a_seed_is_data_and_never_a_template(name: str, language: str) -> None:
     for value in values.values():
         assert value in prompt
     assert "{{ problem" not in prompt
+    assert prompt.count("{{ excerpt }}") == ("excerpt" in values)
 
 
 GOLDEN = {
@@ -102,6 +116,24 @@ GOLDEN = {
     ("retrospective.slip", "zh"): "84d42392",
     ("tutorship.judge", "en"): "bed40c77",
     ("tutorship.judge", "zh"): "47429761",
+    ("excerpts.tool", "en"): "832c8567",
+    ("excerpts.tool", "zh"): "8d17260d",
+    ("excerpts.grade", "en"): "03499d24",
+    ("excerpts.grade", "zh"): "b9308fb1",
+    ("excerpts.middle", "en"): "413a0afe",
+    ("excerpts.middle", "zh"): "6b7f6aa4",
+    ("excerpts.high", "en"): "74a6b675",
+    ("excerpts.high", "zh"): "dcb00fa1",
+    ("excerpts.college", "en"): "3985bfae",
+    ("excerpts.college", "zh"): "27516815",
+    ("excerpts.amc8", "en"): "00b7ea00",
+    ("excerpts.amc8", "zh"): "2c7b2c44",
+    ("excerpts.amc10", "en"): "9acf860c",
+    ("excerpts.amc10", "zh"): "8e856082",
+    ("excerpts.amc12", "en"): "19065360",
+    ("excerpts.amc12", "zh"): "d5a1d47c",
+    ("excerpts.aime", "en"): "622b731a",
+    ("excerpts.aime", "zh"): "0c905aea",
 }
 
 

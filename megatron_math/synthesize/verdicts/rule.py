@@ -9,7 +9,7 @@ from megatron_math.base.config import Section
 
 VerdictName = Literal[
     "parsed", "self_check", "different", "deletes_back", "judgement",
-    "reference", "symbolic", "substitution", "agreement", "teacher",
+    "reference", "symbolic", "substitution", "agreement", "teacher", "runs", "output",
 ]  # fmt: skip
 NAMES: tuple[VerdictName, ...] = get_args(VerdictName)
 # Verdicts on the truth of a candidate.
