@@ -5,6 +5,7 @@ import importlib
 import json
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,6 +30,7 @@ from megatron_math.base.shard import Shard
 from megatron_math.base.stage import WouldRun, announcing
 from megatron_math.inspect.app import app as inspect_app
 from megatron_math.pipeline import STAGES, StageDoor, announce_road, run_road, run_stage
+from megatron_math.roads import holds_roads, write_roads
 
 app = typer.Typer(
     name="megatron-math",
@@ -94,6 +96,24 @@ def _memory_advice(road: Road) -> Iterator[None]:
             if (advice := advice_after(road, road.folder(folder), begun)) is not None:
                 sys.stderr.write(f"megatron-math: {advice}\n")
         raise
+
+
+def _run_roads(yaml: Path, overrides: list[str], runs: Path, dry_run: bool) -> None:
+    if dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            waiting = False
+            for road in write_roads(yaml, overrides, runs, Path(folder)):
+                rows = [("", "would run (after the roads before it)")]
+                if not waiting:
+                    rows = announce_road(road)
+                    waiting = any(text != "up to date" for _, text in rows)
+                _print_rows([(f"{road.name}/{stage}".rstrip("/"), text) for stage, text in rows])
+        return
+    roads = write_roads(yaml, overrides, runs)
+    for number, road in enumerate(roads, start=1):
+        log.info("road %d of %d: %s", number, len(roads), road.name)
+        with _memory_advice(road):
+            run_road(road)
 
 
 def _print_rows(rows: list[tuple[str, str]]) -> None:
@@ -395,7 +415,14 @@ def run(
     last: Annotated[str | None, typer.Option("--to", help="last stage, by verb")] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Walk the whole road of one file; stages that are up to date are left alone."""
+    """Walk the whole road of one file; stages that are up to date are left alone.
+
+    A file with `roads` holds several, which are walked one after another."""
+    if holds_roads(yaml):
+        if first is not None or last is not None:
+            raise UserError("--from and --to are for one road: give its road.yaml in its folder")
+        _run_roads(yaml, overrides or [], runs, dry_run)
+        return
     road = Road.load(yaml, overrides or [], runs)
     if dry_run:
         _print_rows(announce_road(road, first, last))

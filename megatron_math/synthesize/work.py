@@ -93,7 +93,9 @@ class Voice:
         if self.config.server is not None:
             return self.config.server.model
         assert self.config.hf is not None
-        return self.config.hf.folder.name
+        folder = self.config.hf.folder
+        is_export = folder.parent.name == "60_export"  # of a road, whose name tells more
+        return "/".join(folder.parts[-3:]) if is_export else folder.name
 
     def ask(
         self, prompt: str, item: str, turn: str, *, n: int = 1, temperature: float | None = None

@@ -15,7 +15,7 @@ FLOORS = (
     ("synthesize", "curate", "index", "blend", "train", "convert", "evaluate", "report"),
     (
         "pipeline", "inspect", "estimate", "dry_run", "megatron_flags", "doctor", "gpu_check",
-        "launch", "status", "cli",
+        "launch", "status", "roads", "cli",
     ),
 )  # fmt: skip
 # On the same floor: who may import whom (DESIGN: each tool wraps exactly one outside thing).
@@ -25,7 +25,7 @@ SAME_FLOOR = {
     ("engine", "model"), ("engine", "checkpoint"), ("engine", "device"), ("engine", "tokenizer"),
     ("cli", "pipeline"), ("cli", "inspect"), ("cli", "estimate"),
     ("cli", "dry_run"), ("cli", "megatron_flags"),
-    ("cli", "doctor"), ("cli", "status"),
+    ("cli", "doctor"), ("cli", "status"), ("cli", "roads"),
     ("cli", "launch"), ("launch", "pipeline"),
     ("gpu_check", "estimate"),
 }  # fmt: skip

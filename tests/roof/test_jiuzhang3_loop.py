@@ -1,0 +1,233 @@
+"""The miniature of JiuZhang3.0's loop: one command, a teacher behind a real HTTP server, 53 + 40
+calls, a synthesis model that is trained, exported and asked, and every item's way back to its text.
+"""
+
+import importlib.util
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from fault_server import FaultServer
+
+from megatron_math.base.records import read_records
+from megatron_math.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "51_jiuzhang3_loop"
+PLAN = 53, 40
+QUICK = [  # in `make test`: less training, a smaller corpus
+    "roads.synthesizer.blend.mix.first.epochs=25",
+    "roads.reference.blend.mix.items.epochs=2",
+    "roads.synthesizer_boosted.blend.mix.first.epochs=2",
+    "roads.synthesizer_boosted.blend.mix.second.epochs=2",
+    "roads.corpus.synthesize.limit=8",
+    "roads.corpus.synthesize.needs_answer=false",
+]
+WRITTEN = ("problems.jsonl", "distilled.jsonl", "drops/problems.jsonl")
+
+
+def load_script(name):
+    spec = importlib.util.spec_from_file_location(f"miniature_{name}", EXAMPLE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """The folder of a loop, with its texts."""
+    load_script("texts").write_texts(tmp_path / "texts")
+    monkeypatch.setenv("MINIATURE_TEXTS", str(tmp_path / "texts"))
+    monkeypatch.setenv("MINIATURE_PROMPTS", str(EXAMPLE / "miniature_prompts"))
+    return tmp_path
+
+
+def command(world, *more):
+    return ["run", str(EXAMPLE / "miniature.yaml"), "--runs", str(world / "runs"), *more]
+
+
+class Loop:
+    """What a finished loop wrote."""
+
+    def __init__(self, world):
+        self.texts = world / "texts"
+        self.folder = world / "runs" / "jiuzhang3_miniature"
+
+    def stage(self, road):
+        return self.folder / road / "10_synthesize"
+
+    def records(self, road):
+        return list(read_records(self.stage(road) / "problems.jsonl"))
+
+    def stats(self, road):
+        return json.loads((self.stage(road) / "stats.json").read_text())
+
+    def bytes(self):
+        roads = ("first", "items", "second", "corpus")
+        return {(r, name): (self.stage(r) / name).read_bytes() for r in roads for name in WRITTEN}
+
+    def check_plan(self):
+        for road, plan in zip(("first", "second"), PLAN, strict=True):
+            cost = self.stats(road)["cost"]["engine"]
+            assert (cost["calls"], cost["requests"], cost["answered"]) == (plan, plan, plan)
+
+    def check_lineage(self):
+        """From the texts to the final records, through each file between them."""
+        texts = {
+            (path.stem, row["id"]): row
+            for path in self.texts.glob("*.jsonl")
+            for row in map(json.loads, path.read_text().splitlines())
+            if "id" in row
+        }
+        exports = {"items": "synthesizer", "corpus": "synthesizer_boosted"}
+        for road in ("first", "items", "second", "corpus"):
+            records = self.records(road)
+            pairs = list(read_records(self.stage(road) / "distilled.jsonl"))
+            answers = {}
+            for line in (
+                (self.stage(road) / "answers/engine/answers.jsonl").read_text().splitlines()
+            ):
+                row = json.loads(line)
+                answers[row["request"]["prompt"]] = row["generations"][0]["text"]
+            assert len(pairs) == len(records)
+            for record, pair in zip(records, pairs, strict=True):
+                about = record.meta["excerpt"]
+                row = texts[about["source"], about["id"]]
+                for key, begin, end in about["spans"]:
+                    assert row[key][begin:end] in pair.problem
+                assert pair.meta["record"] == record.id
+                assert answers[pair.problem] == pair.solution
+                assert record.problem in pair.solution
+                if road in exports:
+                    assert record.meta["model"] == f"{exports[road]}/60_export/hf"
+                if record.meta["stage"] == "tool":
+                    assert record.meta["outcome"] == "ok"
+                    assert "```output\n" in record.solution
+        first = {record.meta["seed_id"].partition("@")[0] for record in self.records("first")}
+        items = {record.id: record for record in self.records("items")}
+        assert not first & {r.meta["seed_id"].partition("@")[0] for r in items.values()}
+        kept = list(read_records(self.folder / "select/20_curate/items.jsonl"))
+        assert len(kept) == PLAN[1]
+        assert all(items[record.id] == record for record in kept)
+        second = self.records("second")
+        asked = {(record.meta["seed_id"], record.meta["stage"]) for record in kept}
+        assert {(record.meta["seed_id"], record.meta["stage"]) for record in second} <= asked
+        documents = self.folder / "synthesizer_boosted/30_index"
+        ids = (documents / "second_text_document.ids").read_text()
+        assert all(f"distilled-{record.id}" in ids for record in second)
+
+
+def test_one_command(world, monkeypatch):
+    with FaultServer(reply=load_script("teacher").reply) as server:
+        monkeypatch.setenv("TEACHER_URL", server.url)
+        assert main(command(world, *QUICK)) == 0
+        assert len(server.calls) == sum(PLAN)
+        assert len({call.prompt for call in server.calls}) == sum(PLAN), "a text was paid twice"
+        loop = Loop(world)
+        written = loop.bytes()
+        assert main(command(world, *QUICK)) == 0, "once more, with nothing to do"
+        assert len(server.calls) == sum(PLAN)
+    assert loop.bytes() == written
+    loop.check_plan()
+    loop.check_lineage()
+    assert loop.stats("first")["accepted"] == PLAN[0]
+    assert loop.stats("second")["accepted"] == PLAN[1]
+
+
+@pytest.mark.soak
+def test_killed_again_and_again(world, monkeypatch, tmp_path_factory):
+    """SIGKILL of the whole process group at random moments of the loop: the same records."""
+    rng = random.Random(2405)
+    with FaultServer(reply=load_script("teacher").reply) as server:
+        monkeypatch.setenv("TEACHER_URL", server.url)
+        began = time.monotonic()
+        assert main(command(world)) == 0
+        whole_s = time.monotonic() - began
+    unbroken = Loop(world)
+    unbroken.check_plan()
+    unbroken.check_lineage()
+    other = tmp_path_factory.mktemp("killed")
+    (other / "texts").symlink_to(world / "texts")
+    with FaultServer(delay_s=0.02, reply=load_script("teacher").reply) as server:
+        monkeypatch.setenv("TEACHER_URL", server.url)
+        line = [sys.executable, "-m", "megatron_math.cli", *command(other)]
+        kills = 0
+        for _ in range(30):
+            with open(other / "log", "ab") as log:
+                client = subprocess.Popen(
+                    line, env=os.environ, stdout=log, stderr=log, start_new_session=True
+                )
+            try:
+                assert client.wait(rng.uniform(4, whole_s / 4)) == 0, (other / "log").read_text()
+                break
+            except subprocess.TimeoutExpired:
+                os.killpg(client.pid, signal.SIGKILL)
+                client.wait()
+                kills += 1
+                server.wait_for(lambda: server.connections == 0, "an idle server")
+        else:
+            client = subprocess.run(line, check=True)
+        calls = Counter(call.prompt for call in server.calls)
+        assert len(calls) == sum(PLAN)
+        assert sum(calls.values()) - len(calls) <= 8 * kills, "more than what was in flight"
+    assert kills >= 3
+    assert Loop(other).bytes() == unbroken.bytes()
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("uvicorn", "fastapi", "openai")),
+    reason="the extra 'serve' (transformers[serving]) is not installed",
+)
+def test_a_real_server_with_the_model_of_a_loop_before(world, monkeypatch, tmp_path_factory):
+    """The boosted model of one loop, served by transformers, is the greedy teacher of the next."""
+    with FaultServer(reply=load_script("teacher").reply) as server:
+        monkeypatch.setenv("TEACHER_URL", server.url)
+        assert main(command(world)) == 0
+    model = Loop(world).folder / "synthesizer_boosted/60_export/hf"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model)]
+    line += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    log_path = world / "serve.log"
+    with open(log_path, "wb") as log:
+        server = subprocess.Popen(line, stdout=log, stderr=log, env=os.environ)
+    try:
+        end_s = time.monotonic() + 240
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+                break
+            except OSError:
+                assert server.poll() is None, log_path.read_text()
+                assert time.monotonic() < end_s, log_path.read_text()
+                time.sleep(0.5)
+        monkeypatch.setenv("TEACHER_URL", f"http://127.0.0.1:{port}/v1")
+        monkeypatch.setenv("TEACHER_MODEL", str(model))
+        monkeypatch.setenv("TEACHER_API", "completions")
+        other = tmp_path_factory.mktemp("next")
+        (other / "texts").symlink_to(world / "texts")
+        parsed = "synthesize.accept={all: [runs]}"
+        again = [f"roads.{road}.{parsed}" for road in ("first", "second")]
+        assert main(command(other, *again)) == 0
+    finally:
+        server.terminate()
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+    loop = Loop(other)
+    loop.check_plan()
+    loop.check_lineage()
+    assert loop.stats("first")["accepted"] >= PLAN[0] // 2
