@@ -18,8 +18,10 @@ def reply(prompt: str, seed: int | None = None, sample: int = 0) -> str:
             f"Problem: Compute {a} times {b}.\nSolution: ```python\nprint({a} * {b})\n```\n"
             f"The answer is \\boxed{{{a * b}}}."
         )
+    total = a + b
     return (
-        f"Problem: {a} plus {b}?\nSolution: {a} + {b} = {a + b}\nThe answer is \\boxed{{{a + b}}}."
+        f"Problem: {a} plus {b}, {kind}?\n"
+        f"Solution: {a} + {b} = {total}\nThe answer is \\boxed{{{total}}}."
     )
 
 
