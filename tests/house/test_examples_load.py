@@ -14,6 +14,7 @@ from megatron_math.index.config import IndexConfig
 from megatron_math.launch.config import LaunchConfig
 from megatron_math.model.config import ModelOverrides
 from megatron_math.pipeline import STAGES, stages_of
+from megatron_math.roads import holds_roads, write_roads
 from megatron_math.synthesize.config import read_section
 from megatron_math.train.config import (
     CheckpointConfig,
@@ -23,7 +24,9 @@ from megatron_math.train.config import (
 )
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-ROADS = sorted(EXAMPLES.glob("*/*.yaml"))
+FILES = sorted(EXAMPLES.glob("*/*.yaml"))
+LOOPS = [path for path in FILES if holds_roads(path)]
+ROADS = [path for path in FILES if path not in LOOPS]
 MODELS = {
     "base": BaseConfig, "model": ModelOverrides, "curate": CurateConfig, "index": IndexConfig,
     "blend": BlendConfig, "train": TrainConfig, "parallel": ParallelConfig,
@@ -52,6 +55,14 @@ def test_every_example_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     road = check(path)
     verbs = [door.verb for door in stages_of(road)]
     assert verbs[-1] == "report" or verbs == ["synthesize"]
+
+
+@pytest.mark.parametrize("path", LOOPS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_road_of_a_loop_is_valid(path: Path, tmp_path: Path) -> None:
+    roads = write_roads(path, [], tmp_path)
+    assert len(roads) > 1
+    for road in roads:
+        check(road.yaml_path)
 
 
 def test_the_check_can_fail() -> None:
