@@ -202,7 +202,7 @@ def test_a_real_server_with_the_model_of_a_loop_before(world, monkeypatch, tmp_p
     """The boosted model of one loop, served by transformers, is the greedy teacher of the next."""
     with FaultServer(reply=load_script("teacher").reply) as server:
         monkeypatch.setenv("TEACHER_URL", server.url)
-        assert main(command(world)) == 0
+        assert main(command(world, "roads.corpus.synthesize.limit=40")) == 0
     model = Loop(world).folder / "synthesizer_boosted/60_export/hf"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -229,7 +229,7 @@ def test_a_real_server_with_the_model_of_a_loop_before(world, monkeypatch, tmp_p
         (other / "texts").symlink_to(world / "texts")
         parsed = "synthesize.accept={all: [runs]}"
         again = [f"roads.{road}.{parsed}" for road in ("first", "second")]
-        assert main(command(other, *again)) == 0
+        assert main(command(other, *QUICK, *again)) == 0
     finally:
         server.terminate()
         try:
