@@ -10,6 +10,7 @@ import contextlib
 import linecache
 import os
 import resource
+import signal
 import sys
 import threading
 import traceback
@@ -48,6 +49,7 @@ def live(
         _close_all_but(note_write, go_read, *([rules.descriptor] if rules else []))
         if isolation.on("mount"):
             os.chdir("/tmp")
+        _obey_signals()
         _forget_ours()
         _isolate(isolation, rules, note_write, go_read)
     except BaseException as error:  # noqa: BLE001 - reported; the snippet does not run
@@ -59,6 +61,15 @@ def live(
         status = run(code, note_write)
     finally:
         os._exit(status)
+
+
+def _obey_signals() -> None:
+    """As in a fresh interpreter: whoever started us (nohup, a shell's &) may ignore some."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _isolate(

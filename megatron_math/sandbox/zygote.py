@@ -70,7 +70,7 @@ class Zygote:
             missing = self._load()
             self._isolation.settle()
             if self._isolation.on("mount"):
-                root.renew_temporary(self._isolation.setup.disk_bytes, first=True)
+                self._renew_temporary(first=True)
             address_bytes = self._isolation.address_bytes()
             layers = [vars(layer) for layer in self._isolation.layers.values()]
             greeting = {"layers": layers, "missing": missing, "address_bytes": address_bytes}
@@ -84,6 +84,10 @@ class Zygote:
                 self._control.send(json.dumps({"error": text[:2000]}).encode())
         finally:
             os._exit(status)
+
+    def _renew_temporary(self, *, first: bool) -> None:
+        isolation = self._isolation
+        root.renew_temporary(isolation.setup.disk_bytes, isolation.in_temporary, first=first)
 
     def _load(self) -> list[str]:
         """Import what snippets usually import; the names that are not there."""
@@ -132,7 +136,7 @@ class Zygote:
             end_all_others()
         self._control.send(json.dumps(answer | {"run": message["run"]}).encode())
         if self._isolation.on("mount"):
-            root.renew_temporary(self._isolation.setup.disk_bytes, first=False)
+            self._renew_temporary(first=False)
         return True
 
 

@@ -22,7 +22,11 @@ from megatron_math.megatron_flags.table import (
 )
 from megatron_math.model.config import ModelConfig
 
-EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*/*.yaml"))
+EXAMPLES = sorted(
+    path
+    for path in (Path(__file__).resolve().parents[2] / "examples").glob("*/*.yaml")
+    if "\ntrain:" in path.read_text(encoding="utf-8")
+)
 LLAMA3 = """--num-layers 32 --hidden-size 4096 --ffn-hidden-size 14336 --num-attention-heads 32 \\
   --group-query-attention --num-query-groups 8 --vocab-size 128256 --rotary-base 500000 \\
   --max-position-embeddings 8192 --untie-embeddings-and-output-weights \\
