@@ -74,7 +74,6 @@ class Isolation:
         self.other_threads: int | None = None
         self.reports = False  # refused system calls can be heard of
         self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY)  # the new root has none
-        self.in_temporary: list[str] = []  # pieces of the root that lie in /tmp
         self.folders: list[str] = []  # the standard library, then those of shared objects
 
     def on(self, name: str) -> bool:
@@ -134,7 +133,7 @@ class Isolation:
     def _new_root(self) -> str:
         kernel.unshare("mount")
         hidden = [os.path.join(self.folders[0], name) for name in ("site-packages", "test")]
-        self.in_temporary = root.build_and_enter(self.folders, hidden, list(self.setup.packages))
+        root.build_and_enter(self.folders, hidden, list(self.setup.packages))
         return "own root, read-only; /tmp new for each snippet"
 
     def settle(self) -> None:

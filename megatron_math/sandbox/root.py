@@ -17,7 +17,7 @@ BUILDING_SITES = ("/sys", "/mnt", "/srv")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 LINKS = ("/lib", "/lib64")  # on most systems links into /usr, and known so to the loader
 TEMPORARY = "/tmp"
-ASIDE = "/.below_tmp"  # where pieces are kept that lie in /tmp, which is new for each snippet
+ASIDE = "/.below_tmp"  # above packages that lie in /tmp, which hides them
 FILES_IN_TEMPORARY = 1024
 PASSWD = "nobody:x:65534:65534:nobody:/tmp:/none\n"
 GROUP = "nogroup:x:65534:\n"
@@ -42,12 +42,13 @@ def library_folders() -> list[str]:
     return sorted(folder for folder in found if os.path.isdir(folder))
 
 
-def build_and_enter(folders: list[str], hidden: list[str], packages: list[str]) -> list[str]:
+def build_and_enter(folders: list[str], hidden: list[str], packages: list[str]) -> None:
     """Make the root of this mount namespace: `folders` and `packages`, without what is `hidden`.
 
     folders: with all below them. hidden: folders below those that stay empty, but for packages.
-    Returns the pieces that lie in /tmp, for `renew_temporary`.
     """
+    if below := [folder for folder in folders if _within([folder], TEMPORARY)]:
+        raise OSError(f"{below[0]} lies in {TEMPORARY}, which is new for each snippet")
     site = next((p for p in BUILDING_SITES if os.path.isdir(p) and not _within(folders, p)), None)
     if site is None:
         raise OSError(f"none of {', '.join(BUILDING_SITES)} can hold the new root")
@@ -62,9 +63,7 @@ def build_and_enter(folders: list[str], hidden: list[str], packages: list[str]) 
             kernel.mount("none", site + folder, "tmpfs", quiet, "size=64k,mode=755")
     for package in packages:
         _show(package, site)
-    in_temporary = [p for p in (*folders, *packages) if _within([p], TEMPORARY)]
-    for number, piece in enumerate(in_temporary):
-        _show(piece, site, f"{ASIDE}/{number}")
+        _show(package, site, seen_at(package))
     for link in LINKS:
         if os.path.islink(link) and not os.path.lexists(site + link):
             os.symlink(os.readlink(link), site + link)
@@ -78,20 +77,20 @@ def build_and_enter(folders: list[str], hidden: list[str], packages: list[str]) 
         with contextlib.suppress(OSError):
             kernel.mount(device, site + device, None, kernel.MS_BIND)
     kernel.enter_root(site)
-    return in_temporary
 
 
-def renew_temporary(size_bytes: int, pieces: list[str], *, first: bool) -> None:
-    """Put a new file system at /tmp, in place of the last snippet's: empty, but for `pieces` of the
-    root that lie there."""
+def seen_at(package: str) -> str:
+    """Where a snippet finds a package: at its own path, or aside where that lies in /tmp."""
+    return ASIDE + package if _within([package], TEMPORARY) else package
+
+
+def renew_temporary(size_bytes: int, *, first: bool) -> None:
+    """Put a new, empty file system at /tmp, in place of the last snippet's."""
     if not first:
         kernel.unmount(TEMPORARY)
     options = f"size={size_bytes},nr_inodes={FILES_IN_TEMPORARY},mode=1777"
     flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
     kernel.mount("tmp", TEMPORARY, "tmpfs", flags, options)
-    for number, piece in enumerate(pieces):
-        os.makedirs(piece, exist_ok=True)
-        kernel.mount(f"{ASIDE}/{number}", piece, None, kernel.MS_BIND | kernel.MS_REC)
 
 
 def _within(paths: list[str], folder: str) -> bool:

@@ -21,6 +21,7 @@ from megatron_math.sandbox import kernel, syscall_filter
 from megatron_math.sandbox.isolation import Isolation, become
 
 NAME = "snippet.py"
+IGNORED = {signal.SIGPIPE, signal.SIGXFSZ}  # by every Python, which raises OSError instead
 OPEN_FILES = 64
 STACK_BYTES = 8 << 20
 # What this process writes to its notes. READY is followed by the number of the listener; after it
@@ -66,7 +67,7 @@ def live(
 def _obey_signals() -> None:
     """As in a fresh interpreter: whoever started us (nohup, a shell's &) may ignore some."""
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
+    for number in signal.valid_signals() - IGNORED:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

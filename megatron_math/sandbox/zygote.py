@@ -70,7 +70,7 @@ class Zygote:
             missing = self._load()
             self._isolation.settle()
             if self._isolation.on("mount"):
-                self._renew_temporary(first=True)
+                root.renew_temporary(self._isolation.setup.disk_bytes, first=True)
             address_bytes = self._isolation.address_bytes()
             layers = [vars(layer) for layer in self._isolation.layers.values()]
             greeting = {"layers": layers, "missing": missing, "address_bytes": address_bytes}
@@ -85,13 +85,12 @@ class Zygote:
         finally:
             os._exit(status)
 
-    def _renew_temporary(self, *, first: bool) -> None:
-        isolation = self._isolation
-        root.renew_temporary(isolation.setup.disk_bytes, isolation.in_temporary, first=first)
-
     def _load(self) -> list[str]:
         """Import what snippets usually import; the names that are not there."""
-        folders = [os.path.dirname(path) for path in self._isolation.setup.packages]
+        packages = self._isolation.setup.packages
+        if self._isolation.on("mount"):
+            packages = tuple(root.seen_at(package) for package in packages)
+        folders = [os.path.dirname(path) for path in packages]
         sys.path += [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
         os.environ.pop("LD_LIBRARY_PATH", None)
         missing = []
@@ -136,7 +135,7 @@ class Zygote:
             end_all_others()
         self._control.send(json.dumps(answer | {"run": message["run"]}).encode())
         if self._isolation.on("mount"):
-            self._renew_temporary(first=False)
+            root.renew_temporary(self._isolation.setup.disk_bytes, first=False)
         return True
 
 

@@ -35,9 +35,6 @@ def sandbox():
         yield sandbox
 
 
-SITE = Path(pytest.__file__).resolve().parents[1]
-ABOVE_PACKAGES = [SITE.parts[2]] if SITE.is_relative_to("/tmp") else []
-"""All that a snippet finds in /tmp: packages that lie there can still be imported."""
 HONEST = [
     ("print(2 + 2)", b"4\n"),
     ("from fractions import Fraction\nprint(Fraction(1, 3) + Fraction(1, 6))", b"1/2\n"),
@@ -74,7 +71,7 @@ HONEST = [
      "print(hashlib.sha256(b'').hexdigest()[:8], calendar.isleap(2024))", b"e3b0c442 True\n"),
     ("import sqlite3\nprint(sqlite3.connect(':memory:').execute('select 6 * 7').fetchone())",
      b"(42,)\n"),
-    ("import os\nprint(os.getcwd(), os.listdir('.'))", f"/tmp {ABOVE_PACKAGES}\n".encode()),
+    ("import os\nprint(os.getcwd(), os.listdir('.'))", b"/tmp []\n"),
     ("from contextlib import redirect_stdout\nimport io\nb = io.StringIO()\n"
      "with redirect_stdout(b):\n    print('in')\nprint(repr(b.getvalue()))", b"'in\\n'\n"),
     ("import random\nrandom.seed(0)\nprint(random.randint(1, 100))", b"50\n"),
