@@ -53,6 +53,11 @@ Overrides = Annotated[
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="folder that holds the run folders")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, do nothing")]
+Part = Annotated[
+    str | None,
+    typer.Option("--shard", help="only part I of N, as I/N; default: the task of a SLURM array"),
+]
+Merge = Annotated[bool, typer.Option("--merge", help="end the stage of all shards")]
 AsJson = Annotated[bool, typer.Option("--json", help="print facts as JSON")]
 
 
@@ -81,6 +86,39 @@ def _run_one(verb: str, yaml: Path, overrides: list[str] | None, runs: Path, dry
     else:
         with _memory_advice(road):
             run_stage(road, door)
+
+
+def _run_shared(
+    verb: str,
+    yaml: Path,
+    overrides: list[str] | None,
+    runs: Path,
+    shard: str | None,
+    merge: bool,
+    dry_run: bool,
+) -> None:
+    """A stage that can be shared out: all of it, a part, or its end when all parts are there."""
+    if shard is not None and merge:
+        raise UserError("--shard writes a part, --merge joins all parts; give one of them")
+    door = next(door for door in STAGES if door.verb == verb)
+    room = importlib.import_module(door.module)
+    road = _road_with(door, yaml, overrides, runs)
+    part = None
+    if shard is not None:
+        part = Shard.parse(shard)
+    elif not merge and getattr(room, "has_parts", lambda road: True)(road):
+        part = Shard.of_slurm_array()
+    if part is None and not (merge and hasattr(room, "run_merge")):
+        _run_one(verb, yaml, overrides, runs, dry_run)
+        return
+    with announcing() if dry_run else nullcontext():
+        try:
+            stage = room.run_merge(road) if part is None else room.run_shard(road, part)
+        except WouldRun as answer:
+            _print_rows([(door.folder, f"would run ({answer})")])
+        else:
+            done = "is done" if part is None else f"part {part.index} of {part.count} is done"
+            log.info("%s: %s", stage.folder, done)
 
 
 @contextmanager
@@ -139,30 +177,12 @@ def synthesize(
     yaml: RoadFile,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    shard: Annotated[
-        str | None,
-        typer.Option(help="only part I of N, as I/N; default: the task of a SLURM job array"),
-    ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="end the stage of all shards")] = False,
+    shard: Part = None,
+    merge: Merge = False,
     dry_run: DryRun = False,
 ) -> None:
     """Write problems with checked solutions into 10_synthesize."""
-    from megatron_math.synthesize.run import has_parts, run_merge, run_shard
-
-    if shard is not None and (merge or dry_run):
-        raise UserError("--shard makes a part, and goes with neither --merge nor --dry-run")
-    door = next(door for door in STAGES if door.verb == "synthesize")
-    road = _road_with(door, yaml, overrides, runs)
-    part = None
-    if shard is not None:
-        part = Shard.parse(shard)
-    elif not merge and not dry_run and has_parts(road):
-        part = Shard.of_slurm_array()
-    if part is None and not merge:
-        _run_one("synthesize", yaml, overrides, runs, dry_run)
-        return
-    stage = run_merge(road) if part is None else run_shard(road, part)
-    log.info("%s is done", stage.folder)
+    _run_shared("synthesize", yaml, overrides, runs, shard, merge, dry_run)
 
 
 @app.command(
@@ -184,25 +204,11 @@ def curate(
             "SLURM job array"
         ),
     ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="end the stage of all shards")] = False,
+    merge: Merge = False,
     dry_run: DryRun = False,
 ) -> None:
     """Drop duplicates and test items, with reasons, into 20_curate; choose by influence."""
-    from megatron_math.curate.run import has_parts, run_shard
-
-    if shard is not None and (merge or dry_run):
-        raise UserError("--shard makes a part, and goes with neither --merge nor --dry-run")
-    door = next(door for door in STAGES if door.verb == "curate")
-    part = None
-    if shard is not None:
-        part = Shard.parse(shard)
-    elif not merge and not dry_run and has_parts(_road_with(door, yaml, overrides, runs)):
-        part = Shard.of_slurm_array()
-    if part is None:
-        _run_one("curate", yaml, overrides, runs, dry_run)
-        return
-    stage = run_shard(_road_with(door, yaml, overrides, runs), part)
-    log.info("part %d of %d is done in %s", part.index, part.count, stage.folder)
+    _run_shared("curate", yaml, overrides, runs, shard, merge, dry_run)
 
 
 @app.command(epilog=_keys(("index", "megatron_math.index.config", "IndexConfig")))
@@ -210,34 +216,12 @@ def index(
     yaml: RoadFile,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    shard: Annotated[
-        str | None,
-        typer.Option(help="only part I of N, as I/N; default: the task of a SLURM job array"),
-    ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="end the stage of all shards")] = False,
+    shard: Part = None,
+    merge: Merge = False,
     dry_run: DryRun = False,
 ) -> None:
     """Turn documents into tokens: Megatron .bin/.idx in 30_index."""
-    from megatron_math.index.run import run_merge, run_shard
-    from megatron_math.index.units import Shard
-
-    if shard is not None and merge:
-        raise UserError("--shard writes a part, --merge joins all parts; give one of them")
-    part = None
-    if not merge:
-        part = Shard.parse(shard) if shard is not None else Shard.of_slurm_array()
-    if part is None and not merge:
-        _run_one("index", yaml, overrides, runs, dry_run)
-        return
-    door = next(door for door in STAGES if door.verb == "index")
-    road = _road_with(door, yaml, overrides, runs)
-    with announcing() if dry_run else nullcontext():
-        try:
-            stage = run_merge(road) if part is None else run_shard(road, part)
-        except WouldRun as answer:
-            _print_rows([(door.folder, f"would run ({answer})")])
-        else:
-            log.info("%s is done", stage.folder)
+    _run_shared("index", yaml, overrides, runs, shard, merge, dry_run)
 
 
 @app.command(epilog=_keys(("blend", "megatron_math.blend.config", "BlendConfig")))

@@ -128,10 +128,14 @@ class Stage:
         before = (self._before or {}).get("identity")
         return _differences(before, self.identity) if before else []
 
-    def begin(self) -> None:
-        """Take the done-mark away and leave a manifest that says 'running'."""
+    def announce(self) -> None:
+        """Raises WouldRun inside `announcing()`: for work that is done without `begin`."""
         if _announcing:
             raise WouldRun(self)
+
+    def begin(self) -> None:
+        """Take the done-mark away and leave a manifest that says 'running'."""
+        self.announce()
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "DONE").unlink(missing_ok=True)
         self._write_manifest("running", outputs={}, counts={})

@@ -74,6 +74,7 @@ def run_shard(road: Road, part: Shard) -> Stage:
             "section; run curate without --shard"
         )
     if not order.stage.is_done():
+        order.stage.announce()
         from megatron_math.curate.influence.run import build_job, make_gradients
 
         make_gradients(build_job(order, _candidates(order)), part)
