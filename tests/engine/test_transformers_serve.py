@@ -1,19 +1,12 @@
 """The real counterpart: `transformers serve` with a tiny random model, on loopback."""
 
-import importlib.util
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from served import needs_serve, served
 
 from megatron_math.engine.config import EngineConfig, ServerConfig
 from megatron_math.engine.hf import HuggingFaceEngine
@@ -22,10 +15,7 @@ from megatron_math.engine.open import open_engine
 
 pytestmark = [
     pytest.mark.soak,  # the server alone takes half a minute to load
-    pytest.mark.skipif(
-        any(importlib.util.find_spec(name) is None for name in ("uvicorn", "fastapi", "openai")),
-        reason="the extra 'serve' (transformers[serving]) is not installed",
-    ),
+    needs_serve,
 ]
 CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 
@@ -43,32 +33,8 @@ def model(tiny_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server_url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log_path = tmp_path_factory.mktemp("serve") / "log"
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    with open(log_path, "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
-    try:
-        end_s = time.monotonic() + 240
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            except OSError:
-                assert server.poll() is None, log_path.read_text()
-                assert time.monotonic() < end_s, log_path.read_text()
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.send_signal(signal.SIGTERM)
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+    with served(model, tmp_path_factory.mktemp("serve") / "log") as url:
+        yield url
 
 
 def test_a_real_server_gives_the_local_model_s_texts(

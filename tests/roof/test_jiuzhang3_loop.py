@@ -7,16 +7,15 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from fault_server import FaultServer
+from served import needs_serve, served
 
 from megatron_math.base.records import read_records
 from megatron_math.cli import main
@@ -194,35 +193,15 @@ def test_killed_again_and_again(world, monkeypatch, tmp_path_factory):
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("uvicorn", "fastapi", "openai")),
-    reason="the extra 'serve' (transformers[serving]) is not installed",
-)
+@needs_serve
 def test_a_real_server_with_the_model_of_a_loop_before(world, monkeypatch, tmp_path_factory):
     """The boosted model of one loop, served by transformers, is the greedy teacher of the next."""
     with FaultServer(reply=load_script("teacher").reply) as server:
         monkeypatch.setenv("TEACHER_URL", server.url)
         assert main(command(world, "roads.corpus.synthesize.limit=40")) == 0
     model = Loop(world).folder / "synthesizer_boosted/60_export/hf"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    line = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model)]
-    line += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    log_path = world / "serve.log"
-    with open(log_path, "wb") as log:
-        server = subprocess.Popen(line, stdout=log, stderr=log, env=os.environ)
-    try:
-        end_s = time.monotonic() + 240
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            except OSError:
-                assert server.poll() is None, log_path.read_text()
-                assert time.monotonic() < end_s, log_path.read_text()
-                time.sleep(0.5)
-        monkeypatch.setenv("TEACHER_URL", f"http://127.0.0.1:{port}/v1")
+    with served(model, world / "serve.log") as url:
+        monkeypatch.setenv("TEACHER_URL", url)
         monkeypatch.setenv("TEACHER_MODEL", str(model))
         monkeypatch.setenv("TEACHER_API", "completions")
         other = tmp_path_factory.mktemp("next")
@@ -230,13 +209,6 @@ def test_a_real_server_with_the_model_of_a_loop_before(world, monkeypatch, tmp_p
         parsed = "synthesize.accept={all: [runs]}"
         again = [f"roads.{road}.{parsed}" for road in ("first", "second")]
         assert main(command(other, *QUICK, *again)) == 0
-    finally:
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
     loop = Loop(other)
     loop.check_plan()
     loop.check_lineage()

@@ -5,6 +5,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -251,6 +252,51 @@ def is_alive(stat: Path) -> bool:
         return stat.read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+RUN_ONE = (
+    "import sys\n"
+    "from megatron_math.sandbox.python import PACKAGES, Limits, PythonSandbox\n"
+    "limits = Limits(wall_seconds=20.0, cpu_seconds=20.0)\n"
+    "packages = sys.argv[2:] or PACKAGES\n"
+    "with PythonSandbox(1, limits, packages=packages, preload=()) as sandbox:\n"
+    "    print(sandbox.run(sys.argv[1]).stdout.decode(), end='')\n"
+)
+
+
+def run_one(snippet: str, *packages: str, path: str = "") -> str:
+    """What a snippet printed in a sandbox that a new process has opened."""
+    return subprocess.run(
+        [sys.executable, "-c", RUN_ONE, snippet, *packages],
+        stdout=subprocess.PIPE, text=True, timeout=60, check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, *filter(None, [path])])},
+    ).stdout  # fmt: skip
+
+
+@needs_sandbox
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
+def test_a_snippet_obeys_signals_that_its_starter_ignored(name) -> None:
+    """`nohup` and a shell's `&` start programs that ignore these."""
+    snippet = f"print('here', flush=True)\nsignal.raise_signal(signal.{name})\nprint('unhurt')"
+    number = signal.Signals[name]
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        assert run_one("import signal\n" + snippet) == "here\n"
+    finally:
+        signal.signal(number, before)
+
+
+@needs_sandbox
+def test_packages_that_lie_in_tmp_are_found_whenever_they_are_imported() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        package = Path(folder, "planted_package")
+        package.mkdir()
+        (package / "__init__.py").write_text("")
+        (package / "later.py").write_text("value = 42\n")
+        listing = "import os\nprint(os.listdir('/tmp'))\n"
+        snippet = listing + "from planted_package.later import value\nprint(value)"
+        assert run_one(snippet, "planted_package", path=folder) == "[]\n42\n"
+        assert run_one(snippet, path=folder) == "[]\n"
 
 
 @needs_sandbox

@@ -1,16 +1,9 @@
 """The real counterpart: every method against `transformers serve` with a model trained here."""
 
-import importlib.util
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-
 import pytest
 import trained_teacher
 from method_roads import ENGINES, Written, check_counts, load, write_road
+from served import needs_serve, served
 
 from megatron_math.cli import main
 from megatron_math.synthesize import run as room
@@ -18,10 +11,7 @@ from megatron_math.synthesize.steps import delete_back
 
 pytestmark = [
     pytest.mark.soak,  # training takes a minute or two, the server half a minute to load
-    pytest.mark.skipif(
-        any(importlib.util.find_spec(name) is None for name in ("uvicorn", "fastapi", "openai")),
-        reason="the extra 'serve' (transformers[serving]) is not installed",
-    ),
+    needs_serve,
 ]
 PLAN = {"expansion": 3, "diversification": 3, "retrospective": 3, "tutorship": 6, "rejection": 3}
 ACCEPTED = {"expansion": 6, "diversification": 6, "retrospective": 3, "tutorship": 3}
@@ -34,32 +24,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server_url(model, tmp_path_factory):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log_path = tmp_path_factory.mktemp("serve") / "log"
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    with open(log_path, "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
-    try:
-        end_s = time.monotonic() + 240
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            except OSError:
-                assert server.poll() is None, log_path.read_text()
-                assert time.monotonic() < end_s, log_path.read_text()
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+    with served(model, tmp_path_factory.mktemp("serve") / "log") as url:
+        yield url
 
 
 @pytest.mark.parametrize("method", ENGINES)
