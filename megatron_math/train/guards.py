@@ -119,7 +119,7 @@ class Guards:
         self._at_rest: torch.Tensor | None = None
         self._first_values: tuple[float, float] | None = None
         """Of a step that is computed again."""
-        listened = [leaf for model in models for leaf in leaves(model)]
+        listened = (leaf for model in models for leaf in leaves(model))
         self._outputs = OutputDigests(listened if config.replay_steps else ())
         self._results: list[np.ndarray] = []
         """Digests of outputs and gradients that this step's computations gave, of each rank."""

@@ -225,7 +225,7 @@ def main() -> int:
     for said, n in trials:
         of[said if said in ("no effect", "no harm", "not found") else "found"] += n
     print(f"inside: {dict(of)}, of {of.total()}; no harm: loss and norm move by less than {HARM}; "
-          "no effect: no bit of the gradients does")  # fmt: skip
+          "no effect: no bit of an output or a gradient does")  # fmt: skip
     if arguments.json:
         arguments.json.write_text(json.dumps({"missed_at_rest": missed, "at_rest": rest.total(),
             "inside": table}, indent=1))  # fmt: skip
