@@ -197,13 +197,7 @@ def curate(
     yaml: RoadFile,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            help="influence: only part I of N of the gradients, as I/N; default: the task of a "
-            "SLURM job array"
-        ),
-    ] = None,
+    shard: Part = None,
     merge: Merge = False,
     dry_run: DryRun = False,
 ) -> None:

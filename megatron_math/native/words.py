@@ -101,6 +101,8 @@ def character(letter: str) -> tuple[CharacterKind, bytes]:
         return CharacterKind.IGNORED, b""
     if kind in ("Cn", "Co", "Cs"):
         return CharacterKind.SEPARATOR, b""
+    if kind == "Lo" and 0x3400 <= code <= 0x9FFF:  # what follows would say so of each, in a second
+        return CharacterKind.ALONE, letter.encode()
     if letter in APOSTROPHES:
         return CharacterKind.TEXT, b"'"
     if letter == MINUS:
@@ -156,28 +158,37 @@ def _fold(letter: str) -> str:
 
 
 @functools.cache
-def splitter() -> "_native.Splitter":
-    """The one splitter of the process."""
-    tables = []
-    for of_character, keep_all in ((character, False), (chunk_character, True)):
-        kinds, forms = bytearray(), []
-        for code in range(0x80, TABLE_END):
-            is_surrogate = 0xD800 <= code < 0xE000  # never met in UTF-8
-            kind, form = (CharacterKind.SEPARATOR, b"") if is_surrogate else of_character(chr(code))
-            kinds.append(kind)
-            forms.append(form)
-        offsets = np.cumsum([0, *map(len, forms)], dtype=np.int32)
-        tables.append((list(kinds), offsets.tolist(), b"".join(forms), keep_all))
+def _characters(chunks: bool) -> tuple[list[int], list[int], bytes, bool]:
+    """What C++ knows of characters: kinds, where the bytes of each begin, the bytes, and whether
+    what is not in the table stays."""
+    of_character = chunk_character if chunks else character
+    kinds, forms = bytearray(), []
+    for code in range(0x80, TABLE_END):
+        is_surrogate = 0xD800 <= code < 0xE000  # never met in UTF-8
+        kind, form = (CharacterKind.SEPARATOR, b"") if is_surrogate else of_character(chr(code))
+        kinds.append(kind)
+        forms.append(form)
+    offsets = np.cumsum([0, *map(len, forms)], dtype=np.int32)
+    return list(kinds), offsets.tolist(), b"".join(forms), chunks
+
+
+@functools.cache
+def splitter(*, chunks: bool = True) -> "_native.Splitter":
+    """The splitter of the process; without `chunks` it cannot do CHUNKS, whose table takes time."""
+    none: tuple[list[int], list[int], bytes, bool] = ([], [0], b"", True)
     commands = [
         *((name, 1) for name in sorted(DROPPED_COMMANDS)),
         *((name, 2) for name in sorted(DROPPED_WITH_ARGUMENT)),
         *((name, 3) for name in sorted(FRACTION_COMMANDS)),
         *((name, 4) for name in sorted(OPERATOR_COMMANDS)),
     ]
+    tables = _characters(False), _characters(True) if chunks else none
     return _native.Splitter(*tables, commands, sorted(NUMBER_WORDS))
 
 
 def split(text: bytes, splitting: Splitting) -> list[Word]:
     """The words of one text, for looking at; searches split by themselves."""
-    words = splitter().split(int(splitting), np.frombuffer(text, np.uint8))
+    words = splitter(chunks=splitting == Splitting.CHUNKS).split(
+        int(splitting), np.frombuffer(text, np.uint8)
+    )
     return [Word(*word) for word in words]
