@@ -44,7 +44,8 @@ class Contamination:
     def _judge(self, lines: Lines, row: int, found: Int64Array) -> list[dict[str, Any]]:
         """The hits that count."""
         record = lines.record(row)
-        text, counted = text_of(record), []
+        text = text_of(record)
+        counted: list[dict[str, Any]] = []
         for hit in self._searcher.hits_in(text, found):
             entry = self._allowed.find(hit, record) if self._allowed else None
             explained = hit.explain(text)

@@ -27,7 +27,8 @@ from megatron_math.native.texts import ByteArray, Int64Array
 
 AHEAD_PER_CORE = 2  # blocks
 HIT_FIELDS = 9
-_Item, _Made = TypeVar("_Item"), TypeVar("_Made")
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ def write_piece(piece: Piece, folder: Path, examiner: Examiner) -> list[Path]:
         for found in examiner.examine_blocks(piece.source, counted()):
             lines = found.lines
             if lines.place is None:
+                assert copied is not None
                 lines = lines.copy(copies, num_copied, np.arange(len(lines)), copied.write)
             assert lines.place is not None
             at = lines.place.begin
@@ -152,7 +153,9 @@ def _blocks(
             name_by_line(lines)
         yield Examined(
             lines,
-            *(columns[name][rows] for name in ("text_keys", "url_keys", "has_url")),
+            columns["text_keys"][rows],
+            columns["url_keys"][rows],
+            columns["has_url"][rows],
             columns["bands"][rows],
             columns["num_words"][rows],
             hits,

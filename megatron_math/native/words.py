@@ -18,6 +18,7 @@ The tables of characters come from the interpreter's `unicodedata`. The readable
 """
 
 import functools
+import re
 import unicodedata
 from enum import IntEnum
 from typing import NamedTuple
@@ -61,7 +62,7 @@ SEPARATOR = b"\x01"
 NUMBER_MARK = b"#"
 APOSTROPHES = "\u2019\u02bc"
 MINUS = "\u2212"
-_IDEOGRAPHS = ((0x3040, 0x30FF), (0x3400, 0x9FFF), (0xAC00, 0xD7AF), (0x20000, 0x3FFFF))
+_IDEOGRAPHS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]")
 
 
 def _names(text: str) -> frozenset[str]:
@@ -101,8 +102,8 @@ def character(letter: str) -> tuple[CharacterKind, bytes]:
         return CharacterKind.IGNORED, b""
     if kind in ("Cn", "Co", "Cs"):
         return CharacterKind.SEPARATOR, b""
-    if kind == "Lo" and 0x3400 <= code <= 0x9FFF:  # what follows would say so of each, in a second
-        return CharacterKind.ALONE, letter.encode()
+    if kind == "Lo" and not unicodedata.decomposition(letter):  # most: what follows takes long
+        return CharacterKind.ALONE if is_ideograph(letter) else CharacterKind.TEXT, letter.encode()
     if letter in APOSTROPHES:
         return CharacterKind.TEXT, b"'"
     if letter == MINUS:
@@ -146,7 +147,7 @@ def chunk_character(letter: str) -> tuple[CharacterKind, bytes]:
 
 
 def is_ideograph(letter: str) -> bool:
-    return any(first <= ord(letter) <= last for first, last in _IDEOGRAPHS)
+    return _IDEOGRAPHS.match(letter) is not None
 
 
 def _fold(letter: str) -> str:
