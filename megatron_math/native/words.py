@@ -102,8 +102,6 @@ def character(letter: str) -> tuple[CharacterKind, bytes]:
         return CharacterKind.IGNORED, b""
     if kind in ("Cn", "Co", "Cs"):
         return CharacterKind.SEPARATOR, b""
-    if kind == "Lo" and not unicodedata.decomposition(letter):  # most: what follows takes long
-        return CharacterKind.ALONE if is_ideograph(letter) else CharacterKind.TEXT, letter.encode()
     if letter in APOSTROPHES:
         return CharacterKind.TEXT, b"'"
     if letter == MINUS:
@@ -162,13 +160,22 @@ def _fold(letter: str) -> str:
 def _characters(chunks: bool) -> tuple[list[int], list[int], bytes, bool]:
     """What C++ knows of characters: kinds, where the bytes of each begin, the bytes, and whether
     what is not in the table stays."""
-    of_character = chunk_character if chunks else character
-    kinds, forms = bytearray(), []
-    for code in range(0x80, TABLE_END):
-        is_surrogate = 0xD800 <= code < 0xE000  # never met in UTF-8
-        kind, form = (CharacterKind.SEPARATOR, b"") if is_surrogate else of_character(chr(code))
-        kinds.append(kind)
-        forms.append(form)
+    separator, text, alone = (int(CharacterKind[k]) for k in ("SEPARATOR", "TEXT", "ALONE"))
+    kinds, forms = bytearray([separator]) * (TABLE_END - 0x80), [b""] * (TABLE_END - 0x80)
+    for place in range(len(kinds)):
+        letter = chr(0x80 + place)
+        category = unicodedata.category(letter)
+        if category == "Cs":
+            continue  # half a pair is never met in UTF-8
+        if chunks:
+            kinds[place], forms[place] = chunk_character(letter)
+        elif category == "Lo" and not unicodedata.decomposition(letter):  # as `character` says, but
+            kinds[place] = (
+                alone if _IDEOGRAPHS.match(letter) else text
+            )  # most are such, and it is slow
+            forms[place] = letter.encode()
+        elif category not in ("Cn", "Co"):
+            kinds[place], forms[place] = character(letter)
     offsets = np.cumsum([0, *map(len, forms)], dtype=np.int32)
     return list(kinds), offsets.tolist(), b"".join(forms), chunks
 
