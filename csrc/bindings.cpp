@@ -10,6 +10,7 @@ void bind_index_writer(py::module_& m);
 void bind_json_lines(py::module_& m);
 void bind_order(py::module_& m);
 void bind_rows(py::module_& m);
+void bind_text_digests(py::module_& m);
 void bind_text_scans(py::module_& m);
 void bind_texts(py::module_& m);
 
@@ -21,6 +22,7 @@ PYBIND11_MODULE(_native, m) {
   bind_json_lines(m);
   bind_order(m);
   bind_rows(m);
+  bind_text_digests(m);
   bind_text_scans(m);
   bind_texts(m);
 }

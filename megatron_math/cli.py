@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from megatron_math.base.config import describe_section
 from megatron_math.base.errors import (
@@ -61,13 +62,26 @@ Merge = Annotated[bool, typer.Option("--merge", help="end the stage of all shard
 AsJson = Annotated[bool, typer.Option("--json", help="print facts as JSON")]
 
 
-def _keys(*sections: tuple[str, str, str]) -> str:
-    """The keys of config sections (name, module, class) as the end of a verb's --help."""
-    texts = [
-        describe_section(getattr(importlib.import_module(module), name), section)
-        for section, module, name in sections
-    ]
-    return "**Keys in the road file**\n\n" + "\n\n".join(texts)
+def _keys(*sections: tuple[str, str, str]) -> type[TyperCommand]:
+    """A command whose --help ends with the keys of config sections (name, module, class).
+
+    Their modules are imported when it is asked for: those of all verbs take half a second.
+    """
+
+    class WithKeys(TyperCommand):
+        @property
+        def epilog(self) -> str | None:
+            texts = [
+                describe_section(getattr(importlib.import_module(module), name), section)
+                for section, module, name in sections
+            ]
+            return "**Keys in the road file**\n\n" + "\n\n".join(texts)
+
+        @epilog.setter
+        def epilog(self, given: str | None) -> None:
+            assert given is None, given
+
+    return WithKeys
 
 
 def _road_with(door: StageDoor, yaml: Path, overrides: list[str] | None, runs: Path) -> Road:
@@ -160,7 +174,7 @@ def _print_rows(rows: list[tuple[str, str]]) -> None:
 
 
 @app.command(
-    epilog=_keys(
+    cls=_keys(
         ("synthesize", "megatron_math.synthesize.config", "TemplateConfig"),
         ("expansion: synthesize", "megatron_math.synthesize.config", "ExpansionConfig"),
         ("diversification: synthesize", "megatron_math.synthesize.config", "DiversificationConfig"),
@@ -186,7 +200,7 @@ def synthesize(
 
 
 @app.command(
-    epilog=_keys(
+    cls=_keys(
         ("curate", "megatron_math.curate.config", "CurateConfig"),
         ("curate.near_duplicates", "megatron_math.curate.config", "NearDuplicatesConfig"),
         ("curate.decontaminate", "megatron_math.curate.config", "DecontaminateConfig"),
@@ -197,13 +211,7 @@ def curate(
     yaml: RoadFile,
     overrides: Overrides = None,
     runs: Runs = Path("runs"),
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            help="influence: only part I of N of the gradients, as I/N; default: the task of a "
-            "SLURM job array"
-        ),
-    ] = None,
+    shard: Part = None,
     merge: Merge = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -211,7 +219,7 @@ def curate(
     _run_shared("curate", yaml, overrides, runs, shard, merge, dry_run)
 
 
-@app.command(epilog=_keys(("index", "megatron_math.index.config", "IndexConfig")))
+@app.command(cls=_keys(("index", "megatron_math.index.config", "IndexConfig")))
 def index(
     yaml: RoadFile,
     overrides: Overrides = None,
@@ -224,7 +232,7 @@ def index(
     _run_shared("index", yaml, overrides, runs, shard, merge, dry_run)
 
 
-@app.command(epilog=_keys(("blend", "megatron_math.blend.config", "BlendConfig")))
+@app.command(cls=_keys(("blend", "megatron_math.blend.config", "BlendConfig")))
 def blend(
     yaml: RoadFile,
     overrides: Overrides = None,
@@ -246,7 +254,7 @@ def blend(
 
 
 @app.command(
-    epilog=_keys(
+    cls=_keys(
         ("train", "megatron_math.train.config", "TrainConfig"),
         ("parallel", "megatron_math.train.config", "ParallelConfig"),
         ("precision", "megatron_math.train.config", "PrecisionConfig"),
@@ -355,7 +363,7 @@ def convert(
     typer.echo(json.dumps(receipt, indent=2) if as_json else f"wrote {target}: {receipt}")
 
 
-@app.command(epilog=_keys(("evaluate", "megatron_math.evaluate.config", "EvaluateConfig")))
+@app.command(cls=_keys(("evaluate", "megatron_math.evaluate.config", "EvaluateConfig")))
 def evaluate(
     yaml: RoadFile, overrides: Overrides = None, runs: Runs = Path("runs"), dry_run: DryRun = False
 ) -> None:
@@ -382,7 +390,7 @@ def grade(
     )
 
 
-@app.command(epilog=_keys(("report", "megatron_math.report.config", "ReportConfig")))
+@app.command(cls=_keys(("report", "megatron_math.report.config", "ReportConfig")))
 def report(
     yaml: RoadFile, overrides: Overrides = None, runs: Runs = Path("runs"), dry_run: DryRun = False
 ) -> None:
@@ -510,7 +518,7 @@ def doctor(
         raise typer.Exit(EXIT_FAILED)
 
 
-@app.command(epilog=_keys(("launch", "megatron_math.launch.config", "LaunchConfig")))
+@app.command(cls=_keys(("launch", "megatron_math.launch.config", "LaunchConfig")))
 def launch(
     yaml: Annotated[
         Path, typer.Argument(metavar="ROAD.yaml", help="the road file; with --lint an sbatch file")

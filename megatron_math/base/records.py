@@ -108,7 +108,7 @@ def parse_line(line: bytes, path: Path, number: int) -> Any:
     """One line of JSON. Raises UserError naming file and line."""
     try:
         return json.loads(line.decode("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or more than Python takes
         raise UserError(
             f"{path}, line {number}: not a line of JSON ({error}); found {line[:60]!r}"
         ) from None

@@ -2,14 +2,15 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Container
 from typing import IO, Any
 
 from megatron_math.base.log import log
-from megatron_math.base.records import Record
 from megatron_math.curate.allow import AllowList
 from megatron_math.curate.decontaminate import Rule, Searcher
 from megatron_math.curate.dedup import text_of
+from megatron_math.curate.lines import Lines
+from megatron_math.native.texts import Int64Array
 
 
 class Contamination:
@@ -26,29 +27,39 @@ class Contamination:
         self._let_pass: Counter[tuple[str, Rule]] = Counter()
         self._rows_found: dict[tuple[str, Rule], set[str]] = defaultdict(set)
 
-    def judge(self, records: Sequence[Record]) -> list[dict[str, Any] | None]:
-        texts = [text_of(record) for record in records]
-        drops: list[dict[str, Any] | None] = []
-        for record, text, hits in zip(records, texts, self._searcher.search(texts), strict=True):
-            counted: list[dict[str, Any]] = []
-            for hit in hits:
-                entry = self._allowed.find(hit, record) if self._allowed else None
-                explained = hit.explain(text)
-                if entry is None:
-                    counted.append(explained)
-                    self._rows_found[hit.benchmark, hit.rule].add(hit.row)
-                    continue
-                self._let_pass[hit.benchmark, hit.rule] += 1
-                if self._allowed_hits is not None:
-                    row = {"source": record.source, "id": record.id} | explained
-                    row["reason"] = entry.reason
-                    self._allowed_hits.write(json.dumps(row) + "\n")
-            for key in {(one["benchmark"], one["rule"]) for one in counted}:
-                self._dropped[key] += 1
-            drops.append(
-                {"reason": "contaminated"} | counted[0] | {"hits": counted} if counted else None
-            )
+    def judge(
+        self, lines: Lines, found: Int64Array, is_gone: Container[int]
+    ) -> dict[int, dict[str, Any]]:
+        """found: hits of these records, as Searcher.search_flat has them. Of the records that are
+        not gone already and have a hit that counts: row -> the fields of the dropped record."""
+        drops = {}
+        for row in sorted(set(found[:, 0].tolist())):
+            if row in is_gone:
+                continue
+            counted = self._judge(lines, row, found[found[:, 0] == row])
+            if counted:
+                drops[row] = {"reason": "contaminated"} | counted[0] | {"hits": counted}
         return drops
+
+    def _judge(self, lines: Lines, row: int, found: Int64Array) -> list[dict[str, Any]]:
+        """The hits that count."""
+        record = lines.record(row)
+        text = text_of(record)
+        counted: list[dict[str, Any]] = []
+        for hit in self._searcher.hits_in(text, found):
+            entry = self._allowed.find(hit, record) if self._allowed else None
+            explained = hit.explain(text)
+            if entry is None:
+                counted.append(explained)
+                self._rows_found[hit.benchmark, hit.rule].add(hit.row)
+                continue
+            self._let_pass[hit.benchmark, hit.rule] += 1
+            if self._allowed_hits is not None:
+                said = {"source": record.source, "id": record.id} | explained
+                self._allowed_hits.write(json.dumps(said | {"reason": entry.reason}) + "\n")
+        for key in {(one["benchmark"], one["rule"]) for one in counted}:
+            self._dropped[key] += 1
+        return counted
 
     def report(self) -> list[dict[str, Any]]:
         """What was looked for and found, one entry a benchmark and rule."""

@@ -23,7 +23,15 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from megatron_math.base.errors import UserError
-from megatron_math.native.row_search import Need, RowHit, RowSearcher, Searched, SearchRule
+from megatron_math.native.row_search import (
+    ByteArray,
+    Int64Array,
+    Need,
+    RowHit,
+    RowSearcher,
+    Searched,
+    SearchRule,
+)
 from megatron_math.native.words import Splitting
 
 Rule = Literal["ngram10", "ngram13", "numbers", "exact"]
@@ -126,9 +134,19 @@ class Searcher:
         found: list[list[Hit]] = [[] for _ in texts]
         for hit in self._native.search(encoded, num_threads=num_threads):
             found[hit.text].append(self._to_hit(hit, encoded[hit.text]))
-        for hits in found:
-            hits.sort(key=lambda hit: (self.rules.index(hit.rule), hit.span))
-        return found
+        return [self._in_order(hits) for hits in found]
+
+    def search_flat(self, text: ByteArray, offsets: Int64Array) -> Int64Array:
+        """All hits in texts of one buffer, by text, in this thread: rows for `hits_in`."""
+        return self._native.search_flat(text, offsets)
+
+    def hits_in(self, text: str, found: Int64Array) -> list[Hit]:
+        """The hits that `search_flat` found in one text, in the order of `search`."""
+        encoded = _encode(text)
+        return self._in_order([self._to_hit(RowHit(*hit), encoded) for hit in found.tolist()])
+
+    def _in_order(self, hits: list[Hit]) -> list[Hit]:
+        return sorted(hits, key=lambda hit: (self.rules.index(hit.rule), hit.span))
 
     def find(self, text: str) -> Hit | None:
         """The first hit of `search`, or None."""

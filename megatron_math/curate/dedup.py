@@ -1,11 +1,13 @@
 """Equal records: the same address, or the same words in the same order."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, Protocol
+from bisect import bisect_right
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from megatron_math.base.records import Record
+from megatron_math.native.text_digests import DIGEST_BYTES
+from megatron_math.native.texts import ByteArray, Int64Array
 
 SEARCH_TEMPLATE = "{problem}\n{solution}"
 """What is compared of a problem; the words of the training template are everywhere the same."""
@@ -14,54 +16,56 @@ _TRACKING = {"fbclid", "gclid", "dclid", "msclkid", "yclid", "igshid", "mc_cid",
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class Sieve(Protocol):
-    """Decides about records in the order in which they come."""
-
-    def judge(self, records: Sequence[Record]) -> list[dict[str, Any] | None]:
-        """For each record the fields that it gets when it is dropped, or None to keep it."""
-        ...
-
-
 def text_of(record: Record) -> str:
     """The text that duplicates and benchmark rows are looked for in."""
     return record.render(SEARCH_TEMPLATE)
 
 
-def digest(record: Record) -> bytes:
-    """16 bytes; equal for the same words in the same order, whatever the spacing and the case."""
-    text = " ".join(text_of(record).split()).casefold()
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def url_key(url: Any) -> bytes | None:
+    """The digest of a `meta.url`, the same for addresses of the same page; None: it is none."""
+    if not isinstance(url, str) or not url.strip():
+        return None
+    normal = normal_url(url).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(normal, digest_size=DIGEST_BYTES).digest()
 
 
-class SameText:
-    """Drops a text that came before, in any source. Remembers 16 bytes of each, and its record."""
-
-    def __init__(self) -> None:
-        self._first: dict[bytes, tuple[str, str]] = {}
-
-    def judge(self, records: Sequence[Record]) -> list[dict[str, Any] | None]:
-        return [_repeat("duplicate", self._first, digest(record), record) for record in records]
-
-
-class SameUrl:
-    """Drops a record whose `meta.url` came before, in any source; records without one stay."""
+class Names:
+    """Source and id of every record that was read, numbered from 0 as they come."""
 
     def __init__(self) -> None:
-        self._first: dict[bytes, tuple[str, str]] = {}
+        self._blocks: list[tuple[str, ByteArray, Int64Array]] = []
+        self._begins: list[int] = []
+        self.count = 0
 
-    def judge(self, records: Sequence[Record]) -> list[dict[str, Any] | None]:
-        drops: list[dict[str, Any] | None] = []
-        for record in records:
-            url = record.meta.get("url")
-            drop = None
-            if isinstance(url, str) and url.strip():
-                normal = normal_url(url)
-                key = hashlib.blake2b(normal.encode("utf-8", "surrogatepass"), digest_size=16)
-                drop = _repeat("same url", self._first, key.digest(), record)
-                if drop is not None:
-                    drop["url"] = normal
-            drops.append(drop)
-        return drops
+    def add(self, source: str, text: ByteArray, offsets: Int64Array) -> None:
+        """Records of one source; id i is text[offsets[i] : offsets[i + 1]]."""
+        self._blocks.append((source, text, offsets))
+        self._begins.append(self.count)
+        self.count += len(offsets) - 1
+
+    def name(self, number: int) -> dict[str, str]:
+        block = bisect_right(self._begins, number) - 1
+        source, text, offsets = self._blocks[block]
+        begin, end = offsets[number - self._begins[block] :][:2]
+        return {"source": source, "id": text[begin:end].tobytes().decode("utf-8", "surrogatepass")}
+
+
+class Repeats:
+    """Which keys came before, in any source. Remembers each, and the number of its record."""
+
+    def __init__(self) -> None:
+        self._first: dict[bytes, int] = {}
+
+    def first(self, keys: ByteArray, rows: list[int], begin: int) -> dict[int, int]:
+        """keys: uint8[n, 16], of the records that are numbered from `begin` on. Of those of `rows`
+        whose key came before: row -> number of the first record that had it."""
+        flat, found = keys.tobytes(), {}
+        for row in rows:
+            key = flat[row * DIGEST_BYTES : (row + 1) * DIGEST_BYTES]
+            first = self._first.setdefault(key, begin + row)
+            if first != begin + row:
+                found[row] = first
+        return found
 
 
 def normal_url(url: str) -> str:
@@ -82,15 +86,5 @@ def normal_url(url: str) -> str:
         for key, value in parse_qsl(parts.query, keep_blank_values=True)
         if key.lower() not in _TRACKING and not key.lower().startswith("utm_")
     ]
-    query = f"?{urlencode(sorted(asked))}" if asked else ""
+    query = f"?{urlencode(sorted(asked), errors='surrogatepass')}" if asked else ""
     return host.removeprefix("www.") + parts.path.rstrip("/") + query
-
-
-def _repeat(
-    reason: str, first: dict[bytes, tuple[str, str]], key: bytes, record: Record
-) -> dict[str, Any] | None:
-    known = first.get(key)
-    if known is None:
-        first[key] = (record.source, record.id)
-        return None
-    return {"reason": reason, "first": {"source": known[0], "id": known[1]}}

@@ -9,11 +9,10 @@ of records decides which texts stay.
 Memory: some 90 bytes a record; signatures lie in one file a band and are sorted band by band.
 """
 
-import json
 import math
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,9 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_math.base.records import Record, record_from_row
 from megatron_math.curate.config import NearDuplicatesConfig
-from megatron_math.curate.dedup import digest, text_of
 from megatron_math.native.shingles import ShingleHasher
+from megatron_math.native.texts import ByteArray
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -51,6 +49,11 @@ def bands_for(threshold: float) -> tuple[int, int]:
     return best
 
 
+def open_hasher(config: NearDuplicatesConfig) -> ShingleHasher:
+    """What makes the signatures and compares the sets."""
+    return ShingleHasher(config.shingle_words, *bands_for(config.threshold))
+
+
 @dataclass(frozen=True)
 class Verdicts:
     """survivors: int64[records], the record that stays in the place of each (itself for those that
@@ -65,71 +68,53 @@ class Verdicts:
 
 
 class NearDuplicates:
-    """Takes all records of all sources, source by source, then settles which of them go.
+    """Takes what is known of all records, source by source, then settles which of them go.
 
-    Records are kept as lines in `folder`, so that any two can be compared; they are numbered from
-    0 in the order in which they came.
+    They are numbered from 0 in the order in which they came. texts_of: the texts of some of them,
+    by rising number, as (text, offsets). Signatures lie in `folder`.
     """
 
-    def __init__(self, config: NearDuplicatesConfig, folder: Path) -> None:
-        self._config, self._folder = config, folder
+    def __init__(
+        self,
+        config: NearDuplicatesConfig,
+        folder: Path,
+        texts_of: Callable[[Int64Array], tuple[ByteArray, Int64Array]],
+    ) -> None:
+        self._config, self._folder, self._texts_of = config, folder, texts_of
         self.num_bands, self.band_rows = bands_for(config.threshold)
-        self._hasher = ShingleHasher(config.shingle_words, self.num_bands, self.band_rows)
+        self._hasher = open_hasher(config)
         folder.mkdir(parents=True, exist_ok=True)
         self._files = ExitStack()
         self._bands = [self._open(f"band_{i}") for i in range(self.num_bands)]
-        self._lines: list[IO[bytes]] = []
         self._first: list[int] = []  # number of each source's first record
-        self._offsets, self._num_words = array("q"), array("q")
+        self._num_words = array("q")
         self._digests = bytearray()
         self._compared = self._left = 0
 
-    def begin_source(self, name: str) -> None:
-        self._first.append(len(self._offsets))
-        self._lines.append(self._open(f"{name}.jsonl"))
+    def begin_source(self) -> None:
+        self._first.append(len(self._num_words))
 
-    def add(self, records: Sequence[Record]) -> None:
-        """The next records of the source that was begun last."""
-        if not records:
-            return
-        file = self._lines[-1]
-        for record in records:
-            self._offsets.append(file.tell())
-            file.write(json.dumps(record.to_json()).encode() + b"\n")
-            self._digests += digest(record)
-        texts = [text_of(record).encode("utf-8", "surrogatepass") for record in records]
-        bands, num_words = self._hasher.bands(texts)
+    def add(self, digests: ByteArray, bands: npt.NDArray[np.uint64], num_words: Int64Array) -> None:
+        """The next records of the source that was begun last: digests of their words, uint8[n, 16],
+        and what the hasher says of them."""
+        self._digests += digests.tobytes()
+        self._num_words.frombytes(num_words.tobytes())
         for one, band in zip(self._bands, bands.T, strict=True):
-            one.write(np.ascontiguousarray(band).tobytes())
-        self._num_words.extend(num_words.tolist())
-
-    def record(self, number: int) -> Record:
-        """One of the records that were taken."""
-        source = int(np.searchsorted(self._first, number, side="right")) - 1
-        descriptor, begin = self._lines[source].fileno(), self._offsets[number]
-        line = bytearray()
-        while b"\n" not in line[-65536:]:
-            piece = os.pread(descriptor, 65536, begin + len(line))
-            assert piece, f"line {number} of {self._lines[source].name} has no end"
-            line += piece
-        row = json.loads(line[: line.index(b"\n")])
-        return record_from_row(row, default_id="", default_source="", where="a kept line")
+            one.write(np.ascontiguousarray(band).data)
 
     def settle(self) -> Verdicts:
         """Compare what agrees in a band; call once, after all records."""
-        for file in (*self._lines, *self._bands):
-            file.flush()
-        num_records = len(self._offsets)
+        num_records = len(self._num_words)
         order = self._order()
         rank = np.empty(num_records, np.int64)
         rank[order] = np.arange(num_records)
         clusters = _Clusters(rank)
-        has_words = np.frombuffer(self._num_words, np.int64) > 0
+        ranked = order[np.frombuffer(self._num_words, np.int64)[order] > 0]
         apart = np.zeros(0, np.int64)  # pairs known to be below the threshold
         for file in self._bands:
             file.close()
             keys = np.fromfile(file.name, np.uint64)
-            apart = self._settle_band(keys, rank, has_words, clusters, apart)
+            apart = self._settle_band(keys, ranked, clusters, apart)
             os.unlink(file.name)
         survivors = clusters.roots(np.arange(num_records))
         dropped = np.flatnonzero(survivors != np.arange(num_records))
@@ -163,16 +148,18 @@ class NearDuplicates:
     def _settle_band(
         self,
         keys: npt.NDArray[np.uint64],
-        rank: Int64Array,
-        has_words: npt.NDArray[np.bool_],
+        ranked: Int64Array,
         clusters: "_Clusters",
         apart: Int64Array,
     ) -> Int64Array:
         """Compare the first of every group with the others, then the first of those that stayed
-        apart from it, and so on."""
-        members = np.flatnonzero(has_words)
-        members = members[np.lexsort((rank[members], keys[members]))]
-        groups = keys[members]
+        apart from it, and so on. ranked: records with words, from the one that stays first."""
+        groups = keys[ranked]
+        order = np.argsort(groups, kind="stable")
+        groups, members = groups[order], ranked[order]
+        is_same = groups[1:] == groups[:-1]
+        in_group = np.append(is_same, False) | np.append(False, is_same)
+        groups, members = groups[in_group[: len(groups)]], members[in_group[: len(groups)]]
         for _ in range(ROUNDS):
             begins = np.flatnonzero(np.append(True, groups[1:] != groups[:-1]))
             sizes = np.diff(np.append(begins, len(groups)))
@@ -194,7 +181,7 @@ class NearDuplicates:
     ) -> Int64Array:
         """Join the pairs at or above the threshold; returns the pairs known to be below."""
         low, high = np.minimum(first, second), np.maximum(first, second)
-        names = low * len(self._offsets) + high
+        names = low * len(self._num_words) + high
         new = clusters.roots(first) != clusters.roots(second)
         new &= ~np.isin(names, apart)
         first, second, names = first[new], second[new], names[new]
@@ -214,9 +201,10 @@ class NearDuplicates:
         for at in range(0, len(first), PAIRS_AT_A_TIME):
             part = slice(at, at + PAIRS_AT_A_TIME)
             needed, place = np.unique(np.append(first[part], second[part]), return_inverse=True)
-            texts = [text_of(self.record(int(n))).encode("utf-8", "surrogatepass") for n in needed]
             one, other = np.split(place.astype(np.int64), 2)
-            found[part] = self._hasher.jaccard(texts, one.copy(), other.copy())
+            found[part] = self._hasher.jaccard_flat(
+                *self._texts_of(needed), one.copy(), other.copy()
+            )
         return found
 
 

@@ -10,6 +10,7 @@ from megatron_math.base.errors import UserError
 from megatron_math.base.files import sha256_file, sha256_json
 from megatron_math.base.records import read_records
 from megatron_math.base.road import Road
+from megatron_math.base.shard import Shard
 from megatron_math.base.stage import Stage, StageInput, finished_stage
 from megatron_math.benchmarks.load import Benchmark, load_benchmark, load_config
 from megatron_math.curate.allow import AllowList, read_allow_list
@@ -19,6 +20,7 @@ from megatron_math.curate.influence.blocks import Collection
 from megatron_math.curate.influence.warm_up import Reference, references
 
 STAGE = "20_curate"
+SHARDS = "shards"
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,19 @@ class Order:
     references: list[Reference]
 
 
-def read_order(road: Road) -> Order:
-    """Resolve files, read benchmarks, digest inputs. UserError for what is missing."""
+def read_order(road: Road, part: Shard | None = None) -> Order:
+    """Resolve files, read benchmarks, digest inputs. UserError for what is missing.
+
+    part: the stage is that of a shard, which reads no more than it needs.
+    """
     config = road.section("curate", CurateConfig)
     files = {
         name: _files(road, f"sources.{name}", source) for name, source in config.sources.items()
     }
     searched = _load_benchmarks(road, config.decontaminate)  # an unreadable row stops us here
+    if part is not None:
+        stage = shard_stage(road, config, files, searched, part)
+        return Order(road, config, stage, files, searched, AllowList(), [], [])
     inputs: dict[str, StageInput | Path] = {
         f"benchmark {benchmark.name}": benchmark.rows_path for benchmark, _ in searched
     }
@@ -71,6 +79,29 @@ def read_order(road: Road) -> Order:
     targets = [_target(name, paths) for name, paths in target_files.items()]
     found = references(warm_up, influence.checkpoints)
     return Order(road, config, stage, files, searched, allowed, targets, found)
+
+
+def shard_stage(
+    road: Road,
+    config: CurateConfig,
+    files: dict[str, list[Path]],
+    searched: list[tuple[Benchmark, tuple[Rule, ...]]],
+    part: Shard,
+) -> Stage:
+    """A shard's own stage; it knows the sources' files by path, size and time of change, since
+    reading all of them would take each shard longer than its work."""
+    inputs: dict[str, StageInput | Path] = {
+        f"benchmark {benchmark.name}": benchmark.rows_path for benchmark, _ in searched
+    }
+    for name, paths in files.items():
+        for number, path in enumerate(paths):
+            stamp = path.stat()
+            seen = f"{path} {stamp.st_size} {stamp.st_mtime_ns}"
+            inputs[f"source {name} {number}"] = StageInput(path, seen)
+    sections: dict[str, Section] = {"curate": config}
+    sections |= {f"benchmark {benchmark.name}": benchmark.config for benchmark, _ in searched}
+    folder = road.folder(STAGE) / SHARDS / part.suffix.removeprefix(".shard-")
+    return Stage(folder, config=sections, inputs=inputs, seed=road.seed)
 
 
 def _target(name: str, paths: list[Path]) -> Collection:

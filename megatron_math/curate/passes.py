@@ -1,42 +1,47 @@
-"""The passes over the records: what stays and what goes, batch by batch, each with its reason.
+"""The passes over the records: what stays and what goes, in their order, each with its reason.
 
-Without near-duplicates one pass does all. With them the first pass drops equal addresses and texts
-and takes signatures; what is left lies in `.near_duplicates/` until the second pass, which drops
-near-duplicates and benchmark problems.
+What is asked of each record alone has been found out (examine.py). Without near-duplicates one pass
+does the rest. With them the first pass drops equal addresses and texts and takes signatures; the
+second drops near-duplicates and benchmark problems. Between them `.near_duplicates/` holds the
+drops, the signatures, and the lines of packed files.
 """
 
-import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import atomic_open
 from megatron_math.base.log import log
-from megatron_math.base.records import Record, read_records
+from megatron_math.curate.config import CurateConfig
 from megatron_math.curate.contamination import Contamination
 from megatron_math.curate.decontaminate import Searcher
-from megatron_math.curate.dedup import SameText, SameUrl, Sieve
+from megatron_math.curate.dedup import Names, Repeats, normal_url
+from megatron_math.curate.examine import Examined
+from megatron_math.curate.lines import Lines, json_line
 from megatron_math.curate.near_duplicates import NearDuplicates, Verdicts
 from megatron_math.curate.order import Order
+from megatron_math.curate.parked import Parked
+from megatron_math.native.texts import Int64Array
 
-BATCH_CHARACTERS = 1 << 23
-BATCH_RECORDS = 8192
 Drop = dict[str, Any]
 
 
-def curate(order: Order, searcher: Searcher | None, folder: Path) -> dict[str, Any]:
-    """Write what stays and what goes of every source into `folder`; returns the counts."""
-    config = order.config
-    repeats: list[Sieve] = []
-    if config.same_url == "drop":
-        repeats.append(SameUrl())
-    if config.dedup == "exact":
-        repeats.append(SameText())
+def curate(
+    order: Order,
+    searcher: Searcher | None,
+    folder: Path,
+    examined: Callable[[str], Iterable[Examined]],
+) -> dict[str, Any]:
+    """Write what stays and what goes of every source into `folder`; returns the counts.
+
+    examined: all records of a source, in their order. Raises UserError where no source has any.
+    """
     stats: dict[str, Any] = {"read": 0, "kept": 0, "dropped": 0}
     with ExitStack() as files:
         contamination = None
@@ -47,14 +52,22 @@ def curate(order: Order, searcher: Searcher | None, folder: Path) -> dict[str, A
                 else None
             )
             contamination = Contamination(searcher, order.allowed, allowed_hits)
-        last: list[Sieve] = [contamination] if contamination else []
-        if config.near_duplicates is None:
-            sources = {
-                name: _write_source(folder, name, batches(_read(name, paths)), [*repeats, *last])
-                for name, paths in order.files.items()
-            }
+        repeats = _RepeatedRecords(order.config)
+        if order.config.near_duplicates is None:
+            sources = {}
+            for name in order.files:
+                with _outputs(folder, name) as output:
+                    for found in examined(name):
+                        drops = repeats.judge(found)
+                        if contamination is not None:
+                            drops |= contamination.judge(found.lines, found.hits, drops)
+                        output.write(found.lines, drops)
+                sources[name] = output.counts(order.files[name])
         else:
-            sources, stats["near_duplicates"] = _in_two_passes(order, repeats, last, folder)
+            sources, stats["near_duplicates"] = _in_two_passes(
+                order, repeats, contamination, folder, examined
+            )
+    _check_sources(order.files, sources)
     for name, counts in sources.items():
         log.info(
             "%s: %d read, %d kept, %d dropped %s",
@@ -69,179 +82,167 @@ def curate(order: Order, searcher: Searcher | None, folder: Path) -> dict[str, A
     return stats
 
 
-def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """The records in their order, as many at a time as fit the limits."""
-    batch: list[Record] = []
-    characters = 0
-    for record in records:
-        batch.append(record)
-        characters += (
-            len(record.text or "") + len(record.problem or "") + len(record.solution or "")
-        )
-        if characters >= BATCH_CHARACTERS or len(batch) == BATCH_RECORDS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+class _RepeatedRecords:
+    """Drops equal addresses, then equal texts, of those that came before in any source."""
+
+    def __init__(self, config: CurateConfig) -> None:
+        self._urls = Repeats() if config.same_url == "drop" else None
+        self._texts = Repeats() if config.dedup == "exact" else None
+        self._names = Names()
+
+    def judge(self, found: Examined) -> dict[int, Drop]:
+        """Row -> the fields of the dropped record."""
+        lines, begin, drops = found.lines, self._names.count, {}
+        if self._urls is None and self._texts is None:
+            return {}
+        self._names.add(lines.source, lines.id_text, lines.id_offsets)
+        if self._urls is not None:
+            rows = np.flatnonzero(found.has_url).tolist()
+            for row, first in self._urls.first(found.url_keys, rows, begin).items():
+                url = normal_url(lines.record(row).meta["url"])
+                drops[row] = self._drop("same url", first) | {"url": url}
+        if self._texts is not None:
+            rows = [row for row in range(len(lines)) if row not in drops]
+            for row, first in self._texts.first(found.text_keys, rows, begin).items():
+                drops[row] = self._drop("duplicate", first)
+        return drops
+
+    def _drop(self, reason: str, first: int) -> Drop:
+        return {"reason": reason, "first": self._names.name(first)}
 
 
-def sift(records: list[Record], sieves: Sequence[Sieve]) -> list[Drop | None]:
-    """For each record what the first sieve that drops it says, or None."""
-    drops: list[Drop | None] = [None] * len(records)
-    left = list(range(len(records)))
-    for sieve in sieves:
-        for place, drop in zip(left, sieve.judge([records[i] for i in left]), strict=True):
-            drops[place] = drop
-        left = [place for place in left if drops[place] is None]
-    return drops
+def _in_two_passes(
+    order: Order,
+    repeats: _RepeatedRecords,
+    contamination: Contamination | None,
+    folder: Path,
+    examined: Callable[[str], Iterable[Examined]],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    assert order.config.near_duplicates is not None
+    between = folder / ".near_duplicates"
+    shutil.rmtree(between, ignore_errors=True)
+    between.mkdir(parents=True)
+    parked = Parked(between)
+    near = NearDuplicates(order.config.near_duplicates, between, parked.texts)
+    try:
+        first: dict[str, _Output] = {}
+        for name in order.files:
+            near.begin_source()
+            with open(between / f"{name}.drops", "wb") as dropped:
+                first[name] = _Output(None, dropped)
+                for found in examined(name):
+                    drops = repeats.judge(found)
+                    rows = first[name].write(found.lines, drops)
+                    parked.add(found, rows)
+                    near.add(found.text_keys[rows], found.bands[rows], found.num_words[rows])
+        verdicts = near.settle()
+        sources = {}
+        for name, earlier in first.items():
+            with _outputs(folder, name) as output:
+                with open(between / f"{name}.drops", "rb") as file:
+                    shutil.copyfileobj(file, output.dropped)
+                for begin, lines, hits in parked.blocks(name):
+                    drops = _near_drops(begin, len(lines), verdicts, parked)
+                    if contamination is not None:
+                        drops |= contamination.judge(lines, hits, drops)
+                    output.write(lines, drops)
+            sources[name] = output.counts_after(earlier, order.files[name])
+    finally:
+        near.close()
+        shutil.rmtree(between, ignore_errors=True)
+    return sources, verdicts.stats
 
 
-class _Nearly:
-    """Drops what `verdicts` say, of the records in the order in which they were taken."""
-
-    def __init__(self, near: NearDuplicates, verdicts: Verdicts) -> None:
-        self._near, self._verdicts, self._at = near, verdicts, 0
-
-    def judge(self, records: Sequence[Record]) -> list[Drop | None]:
-        numbers = range(self._at, self._at + len(records))
-        self._at += len(records)
-        return [self._drop(number) for number in numbers]
-
-    def _drop(self, number: int) -> Drop | None:
-        verdicts = self._verdicts
-        survivor = int(verdicts.survivors[number])
-        if survivor == number:
-            return None
+def _near_drops(begin: int, count: int, verdicts: Verdicts, parked: Parked) -> dict[int, Drop]:
+    """What goes of the `count` records from number `begin` on: row -> fields."""
+    drops = {}
+    survivors = verdicts.survivors[begin : begin + count]
+    for row in np.flatnonzero(survivors != np.arange(begin, begin + count)).tolist():
+        number, survivor = begin + row, int(survivors[row])
         drop: Drop = {
             "reason": "near-duplicate",
-            "survivor": self._name(survivor),
+            "survivor": parked.name(survivor),
             "jaccard": round(float(verdicts.jaccard[number]), 4),
         }
         through = int(verdicts.through[number])
         if through != survivor:
             link = round(float(verdicts.link[number]), 4)
-            drop["through"] = self._name(through) | {"jaccard": link}
-        return drop
-
-    def _name(self, number: int) -> dict[str, Any]:
-        record = self._near.record(number)
-        return {"source": record.source, "id": record.id}
+            drop["through"] = parked.name(through) | {"jaccard": link}
+        drops[row] = drop
+    return drops
 
 
-def _in_two_passes(
-    order: Order, repeats: list[Sieve], last: list[Sieve], folder: Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    assert order.config.near_duplicates is not None
-    kept = folder / ".near_duplicates"
-    shutil.rmtree(kept, ignore_errors=True)
-    near = NearDuplicates(order.config.near_duplicates, kept)
-    try:
-        first: dict[str, Any] = {}
-        for name, paths in order.files.items():
-            near.begin_source(name)
-            with open(kept / f"{name}.drops", "w", encoding="utf-8") as dropped:
-                first[name] = _sift_source(
-                    name, batches(_read(name, paths)), repeats, near.add, dropped
-                )
-        verdicts = near.settle()
-        sieves: list[Sieve] = [_Nearly(near, verdicts), *last]
-        sources = {
-            name: _write_source(
-                folder,
-                name,
-                batches(_read(name, [kept / f"{name}.jsonl"])),
-                sieves,
-                earlier=(kept / f"{name}.drops", counts),
-            )
-            for name, counts in first.items()
-        }
-    finally:
-        near.close()
-        shutil.rmtree(kept, ignore_errors=True)
-    return sources, verdicts.stats
+class _Output:
+    """Writes records of one source where they belong, and counts them. kept: None: nowhere."""
 
+    def __init__(self, kept: IO[bytes] | None, dropped: IO[bytes]) -> None:
+        self.dropped = dropped
+        self._kept = kept
+        self._read = self._num_kept = 0
+        self._reasons: Counter[str] = Counter()
+        self._paths: set[Path] = set()  # files with records
 
-def _write_source(
-    folder: Path,
-    name: str,
-    records: Iterable[list[Record]],
-    sieves: Sequence[Sieve],
-    earlier: tuple[Path, dict[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """Write the kept and the dropped records of one source; returns its counts.
-
-    earlier: what an earlier pass dropped, and its counts.
-    """
-    with (
-        atomic_open(folder / f"{name}.jsonl") as kept,
-        atomic_open(folder / "drops" / f"{name}.jsonl") as dropped,
-    ):
-        if earlier is not None:
-            with open(earlier[0], encoding="utf-8") as file:
-                shutil.copyfileobj(file, dropped)
-
-        def keep(batch: Sequence[Record]) -> None:
-            for record in batch:
-                _write_line(kept, record.to_json())
-
-        counts = _sift_source(name, records, sieves, keep, dropped, is_empty_right=bool(earlier))
-    if earlier is not None:
-        before = earlier[1]
-        assert counts["read"] == before["kept"], (counts, before)
-        reasons = Counter(before["reasons"]) + Counter(counts["reasons"])
-        counts = {
-            "read": before["read"],
-            "kept": counts["kept"],
-            "dropped": before["dropped"] + counts["dropped"],
-            "reasons": dict(sorted(reasons.items())),
-        }
-    return counts
-
-
-def _sift_source(
-    name: str,
-    records: Iterable[list[Record]],
-    sieves: Sequence[Sieve],
-    keep: Any,
-    dropped: IO[str],
-    *,
-    is_empty_right: bool = False,
-) -> dict[str, Any]:
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    for batch in records:
-        drops = sift(batch, sieves)
-        counts["read"] += len(batch)
-        stay = [record for record, drop in zip(batch, drops, strict=True) if drop is None]
-        counts["kept"] += len(stay)
-        keep(stay)
-        for record, drop in zip(batch, drops, strict=True):
-            if drop is None:
-                continue
-            counts["dropped"] += 1
-            reasons[drop["reason"]] += 1
+    def write(self, lines: Lines, drops: dict[int, Drop]) -> Int64Array:
+        """drops: row -> fields of the dropped record. Returns the rows that stay."""
+        stays = np.ones(len(lines), bool)
+        stays[list(drops)] = False
+        rows = np.flatnonzero(stays)
+        if self._kept is not None:
+            lines.write(self._kept, rows)
+        for row in sorted(drops):
+            drop = drops[row]
+            self._reasons[drop["reason"]] += 1
             found = {hit["benchmark"] for hit in drop.get("hits", ())}
-            reasons.update(f"benchmark {benchmark}" for benchmark in found)
-            _write_line(dropped, record.to_json() | drop)
-    assert counts["kept"] + counts["dropped"] == counts["read"], counts
-    if not counts["read"] and not is_empty_right:
-        raise UserError(f"curate.sources.{name}: there are no records in its files")
-    return {key: counts[key] for key in ("read", "kept", "dropped")} | {
-        "reasons": dict(sorted(reasons.items()))
-    }
+            self._reasons.update(f"benchmark {benchmark}" for benchmark in found)
+            self.dropped.write(json_line(lines.record(row).to_json() | drop))
+        self._read += len(lines)
+        self._num_kept += len(rows)
+        if len(lines):
+            self._paths.add(lines.path)
+        return rows
+
+    def counts(self, paths: list[Path]) -> dict[str, Any]:
+        """paths: the source's files."""
+        counts: dict[str, Any] = {
+            "read": self._read,
+            "kept": self._num_kept,
+            "dropped": self._read - self._num_kept,
+            "reasons": dict(sorted(self._reasons.items())),
+        }
+        if num_empty := sum(path not in self._paths for path in paths):
+            counts["empty_files"] = num_empty
+        return counts
+
+    def counts_after(self, earlier: "_Output", paths: list[Path]) -> dict[str, Any]:
+        """Of both passes."""
+        before, after = earlier.counts(paths), self.counts(paths)
+        assert after["read"] == before["kept"], (before, after)
+        return before | {
+            "kept": after["kept"],
+            "dropped": before["dropped"] + after["dropped"],
+            "reasons": dict(sorted((self._reasons + earlier._reasons).items())),
+        }
 
 
-def _read(name: str, paths: list[Path]) -> Iterator[Record]:
-    for path in paths:
-        for record in read_records(path, source=name):
-            yield record if record.source == name else replace(record, source=name)
+@contextmanager
+def _outputs(folder: Path, name: str) -> Iterator[_Output]:
+    with (
+        atomic_open(folder / f"{name}.jsonl", "wb") as kept,
+        atomic_open(folder / "drops" / f"{name}.jsonl", "wb") as dropped,
+    ):
+        yield _Output(kept, dropped)
 
 
-def _write_line(file: IO[str], row: dict[str, Any]) -> None:
-    line = json.dumps(row, ensure_ascii=False)
-    if not line.isascii():
-        try:
-            line.encode()
-        except UnicodeEncodeError:  # half a surrogate pair, which stays as it was escaped
-            line = json.dumps(row)
-    file.write(line + "\n")
+def _check_sources(files: dict[str, list[Path]], sources: dict[str, dict[str, Any]]) -> None:
+    """An empty file is usual among many, and said; an error where there is nothing else."""
+    empty = [name for name, counts in sources.items() if not counts["read"]]
+    if len(empty) == len(sources):
+        paths = [str(path) for name in empty for path in files[name]]
+        raise UserError(
+            f"curate.sources: there are no records in any file of {', '.join(empty)} "
+            f"({', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''})"
+        )
+    for name, counts in sources.items():
+        if num_empty := counts.get("empty_files"):
+            said = (name, num_empty, len(files[name]))
+            log.warning("curate.sources.%s: %d of %d files have no records", *said)

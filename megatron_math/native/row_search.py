@@ -99,8 +99,9 @@ class RowSearcher:
     """
 
     def __init__(self, rules: Sequence[SearchRule]) -> None:
+        chunks = any(rule.splitting == Splitting.CHUNKS for rule in rules)
         self._native = _native.RowSearcher(
-            splitter(), [(int(r[0]), r[1], r[2], int(r[3]), *r[4:]) for r in rules]
+            splitter(chunks=chunks), [(int(r[0]), r[1], r[2], int(r[3]), *r[4:]) for r in rules]
         )
 
     def add_rows(self, rule: int, rows: Sequence[bytes]) -> list[Searched]:
@@ -112,5 +113,11 @@ class RowSearcher:
 
     def search(self, texts: Sequence[bytes], *, num_threads: int | None = None) -> list[RowHit]:
         """All hits, by text, rule and row; the same for any number of threads."""
-        hits = self._native.search(*flatten(texts), num_threads or num_cores())
+        hits = self.search_flat(*flatten(texts), num_threads=num_threads or num_cores())
         return [RowHit(*hit) for hit in hits.tolist()]
+
+    def search_flat(
+        self, text: ByteArray, offsets: Int64Array, *, num_threads: int = 1
+    ) -> Int64Array:
+        """The same of texts in one buffer: int64[hits, 9], the fields of RowHit."""
+        return self._native.search(text, offsets, num_threads)

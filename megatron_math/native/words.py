@@ -18,6 +18,7 @@ The tables of characters come from the interpreter's `unicodedata`. The readable
 """
 
 import functools
+import re
 import unicodedata
 from enum import IntEnum
 from typing import NamedTuple
@@ -61,7 +62,7 @@ SEPARATOR = b"\x01"
 NUMBER_MARK = b"#"
 APOSTROPHES = "\u2019\u02bc"
 MINUS = "\u2212"
-_IDEOGRAPHS = ((0x3040, 0x30FF), (0x3400, 0x9FFF), (0xAC00, 0xD7AF), (0x20000, 0x3FFFF))
+_IDEOGRAPHS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]")
 
 
 def _names(text: str) -> frozenset[str]:
@@ -144,7 +145,7 @@ def chunk_character(letter: str) -> tuple[CharacterKind, bytes]:
 
 
 def is_ideograph(letter: str) -> bool:
-    return any(first <= ord(letter) <= last for first, last in _IDEOGRAPHS)
+    return _IDEOGRAPHS.match(letter) is not None
 
 
 def _fold(letter: str) -> str:
@@ -156,28 +157,46 @@ def _fold(letter: str) -> str:
 
 
 @functools.cache
-def splitter() -> "_native.Splitter":
-    """The one splitter of the process."""
-    tables = []
-    for of_character, keep_all in ((character, False), (chunk_character, True)):
-        kinds, forms = bytearray(), []
-        for code in range(0x80, TABLE_END):
-            is_surrogate = 0xD800 <= code < 0xE000  # never met in UTF-8
-            kind, form = (CharacterKind.SEPARATOR, b"") if is_surrogate else of_character(chr(code))
-            kinds.append(kind)
-            forms.append(form)
-        offsets = np.cumsum([0, *map(len, forms)], dtype=np.int32)
-        tables.append((list(kinds), offsets.tolist(), b"".join(forms), keep_all))
+def _characters(chunks: bool) -> tuple[list[int], list[int], bytes, bool]:
+    """What C++ knows of characters: kinds, where the bytes of each begin, the bytes, and whether
+    what is not in the table stays."""
+    separator, text, alone = (int(CharacterKind[k]) for k in ("SEPARATOR", "TEXT", "ALONE"))
+    kinds, forms = bytearray([separator]) * (TABLE_END - 0x80), [b""] * (TABLE_END - 0x80)
+    for place in range(len(kinds)):
+        letter = chr(0x80 + place)
+        category = unicodedata.category(letter)
+        if category == "Cs":
+            continue  # half a pair is never met in UTF-8
+        if chunks:
+            kinds[place], forms[place] = chunk_character(letter)
+        elif category == "Lo" and not unicodedata.decomposition(letter):  # as `character` says, but
+            kinds[place] = (
+                alone if _IDEOGRAPHS.match(letter) else text
+            )  # most are such, and it is slow
+            forms[place] = letter.encode()
+        elif category not in ("Cn", "Co"):
+            kinds[place], forms[place] = character(letter)
+    offsets = np.cumsum([0, *map(len, forms)], dtype=np.int32)
+    return list(kinds), offsets.tolist(), b"".join(forms), chunks
+
+
+@functools.cache
+def splitter(*, chunks: bool = True) -> "_native.Splitter":
+    """The splitter of the process; without `chunks` it cannot do CHUNKS, whose table takes time."""
+    none: tuple[list[int], list[int], bytes, bool] = ([], [0], b"", True)
     commands = [
         *((name, 1) for name in sorted(DROPPED_COMMANDS)),
         *((name, 2) for name in sorted(DROPPED_WITH_ARGUMENT)),
         *((name, 3) for name in sorted(FRACTION_COMMANDS)),
         *((name, 4) for name in sorted(OPERATOR_COMMANDS)),
     ]
+    tables = _characters(False), _characters(True) if chunks else none
     return _native.Splitter(*tables, commands, sorted(NUMBER_WORDS))
 
 
 def split(text: bytes, splitting: Splitting) -> list[Word]:
     """The words of one text, for looking at; searches split by themselves."""
-    words = splitter().split(int(splitting), np.frombuffer(text, np.uint8))
+    words = splitter(chunks=splitting == Splitting.CHUNKS).split(
+        int(splitting), np.frombuffer(text, np.uint8)
+    )
     return [Word(*word) for word in words]

@@ -126,7 +126,7 @@ def test_nothing_vanishes_and_the_rest_says_why(chosen: Path) -> None:
     stats = json.loads((chosen / "stats.json").read_text())
     assert (stats["read"], stats["kept"], stats["dropped"]) == (102, 31, 71)
     assert stats["sources"]["mixed"]["reasons"] == {"duplicate": 1, "influence": 70}
-    assert read_rows(chosen / "other.jsonl") == [{"id": "o", "source": "other", "text": "Hm."}]
+    assert read_rows(chosen / "other.jsonl") == [{"id": "o", "text": "Hm."}]
     assert not (chosen / "influence" / "other.jsonl").exists()
 
 
@@ -284,9 +284,7 @@ def test_what_cannot_be_is_refused(road, world: Path, override: str, complaint: 
     assert not asked.folder("20_curate").exists(), "hours of other work before the fault is said"
 
 
-def test_shards_of_what_has_none(road, world: Path) -> None:
-    with pytest.raises(UserError, match="no such section"):
-        run_shard(road("curate.influence=null"), Shard(0, 2))
+def test_a_shard_that_cannot_be(world: Path) -> None:
     assert main(["curate", str(world / "select.yaml"), "--shard", "2/2"]) == 2
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_math.base.records import Record
 from megatron_math.base.road import Road
 from megatron_math.curate.config import NearDuplicatesConfig
-from megatron_math.curate.dedup import SameUrl, normal_url
-from megatron_math.curate.near_duplicates import NearDuplicates, bands_for
+from megatron_math.curate.dedup import normal_url, url_key
+from megatron_math.curate.near_duplicates import NearDuplicates, bands_for, open_hasher
 from megatron_math.curate.run import run
 from megatron_math.native import reference_shingles
+from megatron_math.native.row_search import flatten
 from megatron_math.native.shingles import ShingleHasher
+from megatron_math.native.text_digests import digests
 
 WORDS = [a + b for a in ("ka", "lo", "mi", "nu", "pe", "ra", "so", "tu") for b in "abdefgklmnop"]
 
@@ -32,12 +33,14 @@ def planted(draw: random.Random, num_texts: int) -> list[str]:
 
 
 def settled(texts: list[str], folder: Path, threshold: float = 0.8, sources: int = 1):
-    near = NearDuplicates(NearDuplicatesConfig(threshold=threshold), folder)
+    config = NearDuplicatesConfig(threshold=threshold)
+    encoded = [text.encode() for text in texts]
+    near = NearDuplicates(config, folder, lambda some: flatten([encoded[n] for n in some.tolist()]))
     per_source = -(-len(texts) // sources)
     for number in range(sources):
-        near.begin_source(f"s{number}")
-        part = texts[number * per_source : (number + 1) * per_source]
-        near.add([Record(str(i), f"s{number}", text=text) for i, text in enumerate(part)])
+        near.begin_source()
+        part = encoded[number * per_source : (number + 1) * per_source]
+        near.add(digests(*flatten(part)), *open_hasher(config).bands(part))
     verdicts = near.settle()
     near.close()
     return verdicts
@@ -178,6 +181,10 @@ def test_addresses_without_what_does_not_change_the_page(url: str, normal: str) 
     assert normal_url(url) == normal
 
 
-def test_records_without_an_address_stay() -> None:
-    records = [Record("0", "s", text="a"), Record("1", "s", text="b", meta={"url": None})]
-    assert SameUrl().judge(records * 2) == [None] * 4
+@pytest.mark.parametrize("url", [None, "", "  ", 7, ["x.org"]])
+def test_what_is_no_address_has_no_key(url: object) -> None:
+    assert url_key(url) is None
+
+
+def test_half_a_surrogate_pair_in_an_address() -> None:
+    assert url_key("x.org/?a=\ud800") != url_key("x.org/?a=b")

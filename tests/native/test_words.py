@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from megatron_math.native import reference_words
-from megatron_math.native.words import Splitting, split
+from megatron_math.native.words import TABLE_END, Splitting, _characters, character, split
 
 # (splitting, text, words)
 EXAMPLES = [
@@ -73,3 +73,12 @@ def test_splitting_does_not_depend_on_what_was_split_before() -> None:
     long = split(b"some words " * 100, Splitting.MATH)
     assert split(b"a", Splitting.MATH) == [(b"a", 0, 1)]
     assert len(long) == 200
+
+
+def test_the_table_of_characters_has_what_is_said_of_each():
+    kinds, offsets, forms, _ = _characters(chunks=False)
+    assert len(kinds) == TABLE_END - 0x80
+    for place, kind in enumerate(kinds):
+        if not 0xD800 <= 0x80 + place < 0xE000:
+            form = forms[offsets[place] : offsets[place + 1]]
+            assert (kind, form) == character(chr(0x80 + place)), hex(0x80 + place)

@@ -4,14 +4,15 @@ Reads influence/candidates-<key>/. Writes <source>.jsonl, drops/<source>.jsonl a
 influence/<source>.jsonl.
 """
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from megatron_math.base.files import atomic_open
-from megatron_math.base.records import enumerate_rows
+from megatron_math.base.records import Record, parse_line, record_from_row
 from megatron_math.curate.influence.run import Job, ranks, scores
+from megatron_math.curate.lines import json_line
 
 
 def write_selected(job: Job, stage_folder: Path, candidates: Path, stats: dict[str, Any]) -> None:
@@ -30,13 +31,15 @@ def write_selected(job: Job, stage_folder: Path, candidates: Path, stats: dict[s
         scores_NK = scores(job, scored[name])
         places = ranks(scores_NK)
         with (
-            atomic_open(stage_folder / before.name) as kept,
-            atomic_open(drops) as dropped,
-            atomic_open(job.folder / before.name) as all_scores,
+            open(before, "rb") as lines,
+            atomic_open(stage_folder / before.name, "wb") as kept,
+            atomic_open(drops, "wb") as dropped,
+            atomic_open(job.folder / before.name, "wb") as all_scores,
         ):
-            with open(candidates / "drops" / before.name, encoding="utf-8") as earlier:
+            with open(candidates / "drops" / before.name, "rb") as earlier:
                 shutil.copyfileobj(earlier, dropped)
-            for at, (_, row) in enumerate(enumerate_rows(before)):
+            for at, line in enumerate(lines):
+                record = _record(line, before, at + 1, name)
                 best = int(scores_NK[at].argmax())
                 said = {
                     "score": float(scores_NK[at, best]),
@@ -47,14 +50,12 @@ def write_selected(job: Job, stage_folder: Path, candidates: Path, stats: dict[s
                 targets = {
                     t.name: float(s) for t, s in zip(job.targets, scores_NK[at], strict=True)
                 }
-                _line(
-                    all_scores,
-                    {"id": row["id"]} | said | {"scores": targets, "kept": bool(is_kept)},
-                )
+                all_said = {"id": record.id} | said | {"scores": targets, "kept": bool(is_kept)}
+                all_scores.write(json_line(all_said))
                 if is_kept:
-                    _line(kept, row)
+                    kept.write(line)
                 else:
-                    _line(dropped, row | {"reason": "influence"} | said)
+                    dropped.write(json_line(record.to_json() | {"reason": "influence"} | said))
         num_dropped = counts["kept"] - num_kept
         counts["kept"] = num_kept
         counts["dropped"] += num_dropped
@@ -70,5 +71,8 @@ def write_selected(job: Job, stage_folder: Path, candidates: Path, stats: dict[s
     }
 
 
-def _line(file: Any, row: dict[str, Any]) -> None:
-    file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+def _record(line: bytes, path: Path, number: int, source: str) -> Record:
+    where = f"{path}, line {number}"
+    row = parse_line(line, path, number)
+    record = record_from_row(row, default_id="", default_source=source, where=where)
+    return replace(record, source=source)

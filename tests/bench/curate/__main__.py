@@ -1,9 +1,11 @@
 """Decontamination and near-duplicate removal against datatrove: docs/benchmarks/curate.md.
 
-    python tests/bench/curate --peer-python PYTHON [MEASURE ...] [--mb 60] [--pairs 3] [--record]
+    python tests/bench/curate --peer-python PYTHON [MEASURE ...] [--mb 24] [--pairs 3]
+        [--speed-mb 300] [--turns 5] [--record]
 
 PYTHON has datatrove, spacy and xxhash (CURATE_PEER_PYTHON names it, too), and rensa and datasketch
-for `libraries`. Peer and ours run by turns as processes of their own; the ratio is that of a pair.
+for `libraries`. Peer and ours run by turns as processes of their own, on --mb of text; the ratio is
+that of a pair. `speed` is ours alone, on --speed-mb.
 """
 
 import argparse
@@ -31,6 +33,13 @@ BEGIN, END = "<!-- generated from curate.json: begin -->", "<!-- generated: end 
 DOCUMENT_CHARACTERS = 6000
 CHANGED = (0.002, 0.01, 0.02, 0.04)
 """Shares of words that planted near-copies have changed: Jaccard index from 0.98 to 0.7."""
+SPEEDS = {
+    "ngram13": "13-gram rule",
+    "all rules": "all three rules",
+    "minhash": "near-duplicates",
+    "all steps": "equal texts, near-duplicates and all three rules",
+}
+SPEED_GOALS = {"ngram13": "20 | 100", "all rules": "20 | 100"}
 OURS = [sys.executable, "-c", "from megatron_math.cli import program; program()"]
 
 
@@ -65,20 +74,21 @@ def texts(megabytes: int) -> list[str]:
     return documents
 
 
-def write_corpus(folder: Path, megabytes: int) -> tuple[int, int]:
-    """(documents, bytes of text) of the corpus in `folder`: two files, one a task of the peer."""
-    facts = folder / "facts.json"
+def write_corpus(work: Path, megabytes: int) -> tuple[Path, int, int]:
+    """(folder, documents, bytes of text) of a corpus: two files, one a task of the peer."""
+    folder = work / f"corpus_{megabytes}"
+    facts = work / f"corpus_{megabytes}.json"
     if not facts.is_file():
-        (folder / "corpus").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         documents = texts(megabytes)
         for number in range(2):
-            with open(folder / "corpus" / f"{number}.jsonl", "w", encoding="utf-8") as file:
+            with open(folder / f"{number}.jsonl", "w", encoding="utf-8") as file:
                 for i, text in enumerate(documents[number::2]):
                     file.write(json.dumps({"id": f"{number}_{i}", "text": text}) + "\n")
         sizes = [len(documents), sum(len(text.encode()) for text in documents)]
         facts.write_text(json.dumps(sizes))
     documents, size = json.loads(facts.read_text())
-    return documents, size
+    return folder, documents, size
 
 
 def write_rows(path: Path) -> None:
@@ -90,16 +100,15 @@ def write_rows(path: Path) -> None:
                 file.write(json.dumps({"text": row.problem}) + "\n")
 
 
-def ours(work: Path, what: str) -> tuple[float, dict]:
+def ours(work: Path, corpus: Path, what: str) -> tuple[float, dict]:
     """Seconds of the whole command, and its stats."""
-    section = {
-        "sources": {"corpus": {"path": str(work / "corpus" / "*.jsonl")}},
-        "dedup": "none",
-    }
-    if what == "minhash":
+    section = {"sources": {"corpus": {"path": str(corpus / "*.jsonl")}}}
+    if what != "all steps":
+        section["dedup"] = "none"
+    if what in ("minhash", "all steps"):
         section["near_duplicates"] = {}
-    else:
-        rules = {"ngram13": ["ngram13"], "all rules": ["ngram10", "ngram13", "numbers"]}[what]
+    if what != "minhash":
+        rules = ["ngram13"] if what == "ngram13" else ["ngram10", "ngram13", "numbers"]
         section["decontaminate"] = {
             "benchmarks": list(BENCHMARKS), "data": str(shared_data()), "rules": rules
         }  # fmt: skip
@@ -116,13 +125,13 @@ def ours(work: Path, what: str) -> tuple[float, dict]:
 
 def against_datatrove(args: argparse.Namespace, what: str) -> dict:
     """Pairs of whole commands."""
-    documents, size = write_corpus(args.work, args.mb)
+    corpus, documents, size = write_corpus(args.work, args.mb)
     rows, out = args.work / "rows.jsonl", args.work / "peer"
     write_rows(rows)
     peer_what = "minhash" if what == "minhash" else "decontaminate"
     command = [
         args.peer_python, BENCH / "peers" / "datatrove_curate.py", peer_what, "--input-folder",
-        args.work / "corpus", "--output-folder", out, "--rows", rows,
+        corpus, "--output-folder", out, "--rows", rows,
     ]  # fmt: skip
     said: dict[str, dict] = {}
 
@@ -132,7 +141,7 @@ def against_datatrove(args: argparse.Namespace, what: str) -> dict:
         return done.seconds
 
     def our_side() -> float:
-        seconds, stats = ours(args.work, what)
+        seconds, stats = ours(args.work, corpus, what)
         said["ours"] = {key: stats[key] for key in ("read", "kept", "dropped")}
         return seconds
 
@@ -145,16 +154,39 @@ def against_datatrove(args: argparse.Namespace, what: str) -> dict:
     }
 
 
+def speed(args: argparse.Namespace) -> dict:
+    """Whole commands of ours by turns, with start-up, and the start-up alone."""
+    corpus, documents, size = write_corpus(args.work, args.speed_mb)
+    seconds: dict[str, list[float]] = {what: [] for what in SPEEDS}
+    stats: dict[str, dict] = {}
+    start_up = []
+    for turn in range(args.turns + 1):  # the first one warms the file cache
+        for what in SPEEDS:
+            os.sync()
+            taken, stats[what] = ours(args.work, corpus, what)
+            if turn:
+                seconds[what].append(taken)
+        if turn:
+            start_up.append(run([*OURS, "curate", "--help"]).seconds)
+    return {
+        "documents": documents,
+        "text_bytes": size,
+        "seconds": seconds,
+        "start_up_seconds": start_up,
+        "kept": {what: stats[what]["kept"] for what in SPEEDS},
+    }
+
+
 def rate(args: argparse.Namespace) -> dict:
     """The search alone, texts in memory, by rules and threads; the best of five turns."""
     from megatron_math.benchmarks.load import load_benchmark
     from megatron_math.curate.decontaminate import DEFAULT_RULES, BenchmarkText, Searcher
     from megatron_math.native.shingles import ShingleHasher
 
-    _, size = write_corpus(args.work, args.mb)
+    corpus, _, size = write_corpus(args.work, args.mb)
     encoded = [
         json.loads(line)["text"].encode()
-        for path in sorted((args.work / "corpus").iterdir())
+        for path in sorted(corpus.iterdir())
         for line in path.open(encoding="utf-8")
     ]
     rows = [
@@ -191,14 +223,15 @@ def recall(args: argparse.Namespace) -> dict:
     """Clusters against the Jaccard index of all pairs of some real documents with near-copies."""
     import numpy as np
 
-    from megatron_math.base.records import Record
     from megatron_math.curate.config import NearDuplicatesConfig
-    from megatron_math.curate.near_duplicates import NearDuplicates
+    from megatron_math.curate.near_duplicates import NearDuplicates, open_hasher
+    from megatron_math.native.row_search import flatten
     from megatron_math.native.shingles import ShingleHasher
+    from megatron_math.native.text_digests import digests
 
-    write_corpus(args.work, args.mb)
+    corpus, _, _ = write_corpus(args.work, args.mb)
     draw = random.Random(1)
-    lines = (args.work / "corpus" / "0.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (corpus / "0.jsonl").read_text(encoding="utf-8").splitlines()
     chosen = [json.loads(line)["text"] for line in draw.sample(lines, min(2000, len(lines)))]
     for text in chosen[:1000]:
         words, share = text.split(" "), draw.uniform(0.0, 0.06)
@@ -208,9 +241,12 @@ def recall(args: argparse.Namespace) -> dict:
     index = ShingleHasher(5, 1, 1).jaccard(encoded, first, second)
     found = {"documents": len(chosen), "pairs": len(index)}
     for threshold in (0.7, 0.8, 0.9):
-        near = NearDuplicates(NearDuplicatesConfig(threshold=threshold), args.work / "near")
-        near.begin_source("all")
-        near.add([Record(str(i), "all", text=text) for i, text in enumerate(chosen)])
+        config = NearDuplicatesConfig(threshold=threshold)
+        near = NearDuplicates(
+            config, args.work / "near", lambda some: flatten([encoded[n] for n in some.tolist()])
+        )
+        near.begin_source()
+        near.add(digests(*flatten(encoded)), *open_hasher(config).bands(encoded))
         verdicts = near.settle()
         near.close()
         same = verdicts.survivors[first] == verdicts.survivors[second]
@@ -234,8 +270,7 @@ def libraries(args: argparse.Namespace) -> dict:
     """rensa and datasketch on one of the corpus's files, beside our bands of it."""
     from megatron_math.native.shingles import ShingleHasher
 
-    write_corpus(args.work, args.mb)
-    source = args.work / "corpus" / "0.jsonl"
+    source = write_corpus(args.work, args.mb)[0] / "0.jsonl"
     script = BENCH / "peers" / "minhash_libraries.py"
     found = {
         name: run([args.peer_python, script, name, "--input", source]).said
@@ -257,10 +292,9 @@ def table(results: dict) -> str:
         "| measure | floor | aim | median | lowest to highest | pairs | datatrove | ours |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    goals = {"ngram13": ("5", "20"), "all rules": ("5", "20"), "minhash": ("3", "10")}
+    goals = {"ngram13": ("5", "20"), "minhash": ("3", "10")}
     titles = {
         "ngram13": "decontamination, 13-grams, whole commands",
-        "all rules": "decontamination, ours with all three rules, whole commands",
         "minhash": "near-duplicates, whole commands",
     }
     for what, title in titles.items():
@@ -279,6 +313,24 @@ def table(results: dict) -> str:
             f"{ratio['low']:.1f}x to {ratio['high']:.1f}x | {ratio['pairs']} | {sides['peer']} | "
             f"{sides['ours']} |"
         )
+    if "speed" in results:
+        one = results["speed"]
+        megabytes = one["text_bytes"] / 1e6
+        lines += [
+            "",
+            f"| whole commands, {megabytes:.0f} MB, {one['documents']:,} documents | floor | aim "
+            "| median | lowest to highest | turns |",
+            "|---|---|---|---|---|---|",
+        ]
+        for what, seconds in one["seconds"].items():
+            rates = sorted(megabytes / taken for taken in seconds)
+            lines.append(
+                f"| {SPEEDS[what]} | {SPEED_GOALS.get(what, ' | ')} | "
+                f"{statistics.median(rates):.0f} MB/s | {rates[0]:.0f} to {rates[-1]:.0f} MB/s | "
+                f"{len(rates)} |"
+            )
+        start_up = statistics.median(one["start_up_seconds"])
+        lines += ["", f"Of each command {start_up:.1f} s are the program's own start (`--help`)."]
     if "rate" in results:
         lines += ["", "| in memory | MB/s |", "|---|---|"]
         for name, value in results["rate"]["megabytes_per_second"].items():
@@ -317,8 +369,8 @@ def write_page(results: dict) -> None:
 def main() -> int:
     measures = {
         "ngram13": partial(against_datatrove, what="ngram13"),
-        "all rules": partial(against_datatrove, what="all rules"),
         "minhash": partial(against_datatrove, what="minhash"),
+        "speed": speed,
         "rate": rate,
         "recall": recall,
         "libraries": libraries,
@@ -328,8 +380,10 @@ def main() -> int:
     parser.add_argument(
         "--peer-python", type=Path, default=os.environ.get("CURATE_PEER_PYTHON", "python3")
     )
-    parser.add_argument("--mb", type=int, default=60)
+    parser.add_argument("--mb", type=int, default=24)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--speed-mb", type=int, default=300)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "bench" / "curate")
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks/curate.*")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-// Fuzz target of csrc/words.cpp, csrc/row_search.cpp and csrc/shingles.cpp, driving itself:
+// Fuzz target of csrc/words.cpp, row_search.cpp, shingles.cpp and text_digests.h, driving itself:
 // ./text_scans_fuzz [seconds] [seed]. Texts lie in memory of exactly their size, so that one byte too
 // far is seen; a table of characters with every kind stands in for Unicode's.
 #include <chrono>
@@ -10,6 +10,7 @@
 
 #include "row_search.h"
 #include "shingles.h"
+#include "text_digests.h"
 #include "words.h"
 
 namespace {
@@ -109,6 +110,17 @@ void check(Generator& draw, const words::Splitter& splitter) {
   hasher.jaccard(flat, &first, &last, 1, 1, index);
   hasher.jaccard(flat, &first, &first, 1, 1, index + 1);
   require(index[0] >= 0 && index[0] <= 1 && index[1] == (num_words[0] > 0 ? 1 : 0), "an index");
+
+  static const text_digests::Folding folding(
+      {{0x80, "longer"}, {0x391, " "}, {0x4E2D, "\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad"}, {0x20001, "x"}});
+  text_digests::Digester digester(folding);
+  uint8_t digest[text_digests::kDigestBytes], spaced[text_digests::kDigestBytes];
+  digester.digest(exact.get(), joined.size(), digest);
+  std::string wider = " \n";
+  for (const char c : joined) wider += c == ' ' ? std::string("\t \xce\x91") : std::string(1, c);
+  wider += '\x1f';
+  digester.digest(reinterpret_cast<const uint8_t*>(wider.data()), wider.size(), spaced);
+  require(std::equal(digest, digest + sizeof digest, spaced), "one digest, whatever the spaces");
 }
 
 }  // namespace
