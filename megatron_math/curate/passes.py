@@ -21,8 +21,11 @@ from megatron_math.base.records import Record, read_records
 from megatron_math.curate.contamination import Contamination
 from megatron_math.curate.decontaminate import Searcher
 from megatron_math.curate.dedup import SameText, SameUrl, Sieve
+from megatron_math.curate.filters import Filters
+from megatron_math.curate.marks import open_marks
 from megatron_math.curate.near_duplicates import NearDuplicates, Verdicts
 from megatron_math.curate.order import Order
+from megatron_math.curate.recall.run import recall
 
 BATCH_CHARACTERS = 1 << 23
 BATCH_RECORDS = 8192
@@ -32,12 +35,17 @@ Drop = dict[str, Any]
 def curate(order: Order, searcher: Searcher | None, folder: Path) -> dict[str, Any]:
     """Write what stays and what goes of every source into `folder`; returns the counts."""
     config = order.config
-    repeats: list[Sieve] = []
+    recalled = recall(order) if config.recall is not None else None
+    repeats: list[Sieve] = [recalled] if recalled is not None else []
+    if config.filters is not None:
+        repeats.append(Filters(config.filters))
     if config.same_url == "drop":
         repeats.append(SameUrl())
     if config.dedup == "exact":
         repeats.append(SameText())
     stats: dict[str, Any] = {"read": 0, "kept": 0, "dropped": 0}
+    if recalled is not None:
+        stats["recall"] = recalled.report()
     with ExitStack() as files:
         contamination = None
         if searcher is not None:
@@ -48,6 +56,8 @@ def curate(order: Order, searcher: Searcher | None, folder: Path) -> dict[str, A
             )
             contamination = Contamination(searcher, order.allowed, allowed_hits)
         last: list[Sieve] = [contamination] if contamination else []
+        marks = open_marks(order, files)
+        last += marks
         if config.near_duplicates is None:
             sources = {
                 name: _write_source(folder, name, batches(_read(name, paths)), [*repeats, *last])
@@ -55,6 +65,8 @@ def curate(order: Order, searcher: Searcher | None, folder: Path) -> dict[str, A
             }
         else:
             sources, stats["near_duplicates"] = _in_two_passes(order, repeats, last, folder)
+    for mark in marks:
+        mark.finish(folder, sources)
     for name, counts in sources.items():
         log.info(
             "%s: %d read, %d kept, %d dropped %s",
