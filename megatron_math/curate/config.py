@@ -8,25 +8,11 @@ from pydantic import Field, field_validator, model_validator
 from megatron_math.base.config import LOCATION, Section
 from megatron_math.benchmarks.load import benchmark_names
 from megatron_math.curate.decontaminate import DEFAULT_RULES, Rule
-
-
-class SourceConfig(Section):
-    """Where a source's records are: `path`, or a `file` that a stage of this road wrote."""
-
-    path: str | list[str] | None = None
-    """A file, a glob pattern, or a list of them (.jsonl, .jsonl.gz, .parquet)."""
-    stage: str | None = None
-    """A stage folder of this road, such as 10_synthesize."""
-    file: str | None = None
-    """The file inside `stage`, such as problems.jsonl."""
-
-    @model_validator(mode="after")
-    def _one_place(self) -> "SourceConfig":
-        if (self.path is None) == (self.stage is None) or (self.stage is None) != (
-            self.file is None
-        ):
-            raise ValueError("give either 'path', or 'stage' together with 'file'")
-        return self
+from megatron_math.curate.filters_config import FiltersConfig
+from megatron_math.curate.labels.config import LabelsConfig
+from megatron_math.curate.quality.config import QualityConfig
+from megatron_math.curate.recall.config import RecallConfig
+from megatron_math.curate.source_config import Count, Share, SourceConfig, how_many
 
 
 class SearchedBenchmark(Section):
@@ -118,10 +104,6 @@ class NearDuplicatesConfig(Section):
     """Words of a run."""
 
 
-Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1, strict=True)]
-
-
 class InfluenceConfig(Section):
     """Keep the records whose gradients point where those of target problems do (docs/influence.md).
 
@@ -158,9 +140,7 @@ class InfluenceConfig(Section):
         keep = self.keep.get(source) if isinstance(self.keep, dict) else self.keep
         if keep is None:
             return None
-        if isinstance(keep, float):
-            return max(1, round(keep * num_records))
-        return min(keep, num_records)
+        return how_many(keep, num_records)
 
     @field_validator("dimension")
     @classmethod
@@ -170,11 +150,19 @@ class InfluenceConfig(Section):
         return dimension
 
 
+NEWER = ("same_url", "near_duplicates", "influence", "recall", "filters", "labels", "quality")
+"""Keys that came later: with their default the stage is what it was before they were known."""
+
+
 class CurateConfig(Section):
     """What is read, and what must not stay in it."""
 
     sources: dict[str, SourceConfig] = Field(min_length=1)
     """Sources in the order in which they are read: of equal texts the first one stays."""
+    recall: RecallConfig | None = None
+    """Left out: all pages are read; else those that are like a seed."""
+    filters: FiltersConfig | None = None
+    """Left out: none; {} drops texts that are broken, by every rule but the language's."""
     dedup: Literal["exact", "none"] = "exact"
     """exact: a text that came before, spacing and case aside, is dropped, in any source."""
     same_url: Literal["keep", "drop"] = "keep"
@@ -183,24 +171,31 @@ class CurateConfig(Section):
     """Left out: nearly equal texts stay; {} drops them at the usual threshold."""
     decontaminate: DecontaminateConfig | None = None
     """Left out: nothing is looked for, and the stats say so."""
+    labels: LabelsConfig | None = None
+    """Difficulty, topic and school stage of what is left; left out: no labels."""
+    quality: QualityConfig | None = None
+    """Scores of what is left by a small model; left out: no scores."""
     influence: InfluenceConfig | None = None
     """Of what is left, keep the records that help with target problems; left out: keep them all."""
 
     def identity(self) -> dict[str, Any]:
         """The order of the sources decides which of two equal texts stays."""
         identity = super().identity() | {"order": list(self.sources)}
-        for name, value in (("influence", None), ("near_duplicates", None), ("same_url", "keep")):
-            if getattr(self, name) == value:  # as before it was known
+        for name in NEWER:
+            if getattr(self, name) == type(self).model_fields[name].default:
                 del identity[name]
         return identity
 
     @model_validator(mode="after")
     def _known_sources(self) -> "CurateConfig":
         keep = self.influence.keep if self.influence is not None else None
-        unknown = sorted(set(keep) - set(self.sources)) if isinstance(keep, dict) else []
-        if unknown:
-            raise ValueError(
-                f"influence.keep names {', '.join(unknown)}, and sources are "
-                f"{', '.join(self.sources)}"
-            )
+        pool = self.recall.pool if self.recall is not None else None
+        best = self.quality.keep if self.quality is not None else None
+        given = (("influence.keep", keep), ("recall.pool", pool), ("quality.keep", best))
+        for where, named in given:
+            names = named if isinstance(named, dict | list) else ()
+            if unknown := sorted(set(names) - set(self.sources)):
+                raise ValueError(
+                    f"{where} names {', '.join(unknown)}, and sources are {', '.join(self.sources)}"
+                )
         return self

@@ -6,7 +6,7 @@ A line without `id` gets the one that its record has, `<file>:<line>`, in front 
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,7 +54,7 @@ class Lines:
     is needed. place: where on disk the content lies; None: nowhere, the file is packed. begins,
     ends: int64[n], of each line in the content, without its end. numbers: int64[n], lines of the
     file, from 1 (rows, of parquet). has_id: whether the line itself says it. id_text, id_offsets:
-    the id of every record.
+    the id of every record. changed: row -> what is written in place of its line.
     """
 
     source: str
@@ -67,6 +67,7 @@ class Lines:
     has_id: Mask
     id_text: ByteArray
     id_offsets: Int64Array
+    changed: dict[int, bytes] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.begins)
@@ -78,25 +79,30 @@ class Lines:
         return self.content
 
     def record(self, row: int) -> Record:
-        number = int(self.numbers[row])
-        line = bytes(self.read()[self.begins[row] : self.ends[row]])
         record = record_from_row(
-            parse_line(line, self.path, number),
+            self._parse(row),
             default_id=self.name(row)["id"],
             default_source=self.source,
-            where=f"{self.path}, line {number}",
+            where=f"{self.path}, line {self.numbers[row]}",
         )
         return record if record.source == self.source else replace(record, source=self.source)
 
     def name(self, row: int) -> dict[str, str]:
         return {"source": self.source, "id": self._id(row).decode("utf-8", "surrogatepass")}
 
+    def set_meta(self, row: int, meta: dict[str, Any]) -> None:
+        """The record's `meta` from now on; its line keeps its other members."""
+        members = self._parse(row)
+        if not self.has_id[row]:
+            members = {"id": self.name(row)["id"]} | members
+        self.changed[row] = json_line(members | {"meta": meta})
+
     def write(self, file: IO[bytes], rows: Int64Array) -> None:
         """Write the lines of some records, by rising row, each with a line feed behind."""
         if not len(rows):
             return
         content, has_id = self.read(), self.has_id[rows]
-        if not has_id.all():
+        if self.changed or not has_id.all():
             file.writelines(self._line(row) for row in rows.tolist())
             return
         begins, ends = self.begins[rows], self.ends[rows]
@@ -125,10 +131,12 @@ class Lines:
             begins=begins,
             ends=ends - 1,
             has_id=np.ones(len(rows), bool),
+            changed={},
         )
 
     def select(self, rows: Int64Array) -> "Lines":
         id_text, id_offsets = choose_texts(self.id_text, self.id_offsets, rows)
+        lines = [self.changed.get(row) for row in rows.tolist()] if self.changed else []
         return replace(
             self,
             begins=self.begins[rows],
@@ -137,12 +145,21 @@ class Lines:
             has_id=self.has_id[rows],
             id_text=id_text,
             id_offsets=id_offsets,
+            changed={row: line for row, line in enumerate(lines) if line is not None},
         )
 
     def _id(self, row: int) -> bytes:
         return self.id_text[self.id_offsets[row] : self.id_offsets[row + 1]].tobytes()
 
+    def _parse(self, row: int) -> Any:
+        line = self.changed.get(row)
+        if line is None:
+            line = bytes(self.read()[self.begins[row] : self.ends[row]])
+        return parse_line(line, self.path, int(self.numbers[row]))
+
     def _line(self, row: int) -> bytes:
+        if row in self.changed:
+            return self.changed[row]
         line = bytes(self.read()[self.begins[row] : self.ends[row]])
         if not self.has_id[row]:
             brace = line.index(b"{") + 1

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from megatron_math.base.config import Section
@@ -18,6 +18,8 @@ from megatron_math.curate.config import CurateConfig, DecontaminateConfig, Sourc
 from megatron_math.curate.decontaminate import Rule
 from megatron_math.curate.influence.blocks import Collection
 from megatron_math.curate.influence.warm_up import Reference, references
+from megatron_math.engine.config import EngineConfig
+from megatron_math.engine.open import fingerprint_of_model
 
 STAGE = "20_curate"
 SHARDS = "shards"
@@ -27,8 +29,9 @@ SHARDS = "shards"
 class Order:
     """What is asked: sections and files are there, benchmarks are read.
 
-    targets, references: of influence, where it is asked and the stage is not up to date, which
-    needs neither.
+    examples: files that steps learn from, by "recall seed", "recall general", "quality good" and
+    "quality bad". targets, references: of influence, where it is asked and the stage is not up to
+    date, which needs neither.
     """
 
     road: Road
@@ -39,6 +42,7 @@ class Order:
     allowed: AllowList
     targets: list[Collection]
     references: list[Reference]
+    examples: dict[str, list[Path]] = field(default_factory=dict)
 
 
 def read_order(road: Road, part: Shard | None = None) -> Order:
@@ -64,6 +68,10 @@ def read_order(road: Road, part: Shard | None = None) -> Order:
         inputs["allow-list"] = config.decontaminate.allow
     for name, paths in files.items():
         inputs |= {f"source {name} {number}": path for number, path in enumerate(paths)}
+    examples = _examples(road, config)
+    for name, paths in examples.items():
+        inputs |= {f"{name} {number}": path for number, path in enumerate(paths)}
+    inputs |= _consulted(config)
     influence, target_files = config.influence, {}
     if influence is not None:
         for name, target in influence.targets.items():
@@ -75,10 +83,53 @@ def read_order(road: Road, part: Shard | None = None) -> Order:
     sections |= {f"benchmark {benchmark.name}": benchmark.config for benchmark, _ in searched}
     stage = Stage(road.folder(STAGE), config=sections, inputs=inputs, seed=road.seed)
     if influence is None or stage.is_done():
-        return Order(road, config, stage, files, searched, allowed, [], [])
+        return Order(road, config, stage, files, searched, allowed, [], [], examples)
     targets = [_target(name, paths) for name, paths in target_files.items()]
     found = references(warm_up, influence.checkpoints)
-    return Order(road, config, stage, files, searched, allowed, targets, found)
+    return Order(road, config, stage, files, searched, allowed, targets, found, examples)
+
+
+def _examples(road: Road, config: CurateConfig) -> dict[str, list[Path]]:
+    """The files that the steps learn from."""
+    asked: dict[str, SourceConfig | None] = {}
+    if config.recall is not None:
+        asked |= {"recall seed": config.recall.seed, "recall general": config.recall.general}
+    if config.quality is not None and config.quality.linear is not None:
+        linear = config.quality.linear
+        asked |= {"quality good": linear.good, "quality bad": linear.bad}
+    return {
+        name: [] if source is None else _files(road, name.replace(" ", "."), source)
+        for name, source in asked.items()
+    }
+
+
+def _consulted(config: CurateConfig) -> dict[str, StageInput | Path]:
+    """Other files and folders that decide a step's result, known by content."""
+    files: dict[str, Path | None] = {}
+    engines: dict[str, EngineConfig | None] = {}
+    if config.recall is not None and config.recall.domains is not None:
+        files["recall paths"] = config.recall.domains.paths
+    labels, quality = config.labels, config.quality
+    if labels is not None:
+        for name, label in (("topic", labels.topic), ("stage", labels.stage)):
+            if label is not None:
+                files[f"label {name} table"] = label.table
+                engines[f"label {name} model"] = label.engine
+        predictions = labels.difficulty.predictions if labels.difficulty is not None else None
+        files |= {f"label predictions {n}": path for n, path in enumerate(predictions or [])}
+    if quality is not None and quality.loss is not None:
+        files["quality model"] = quality.loss.hf
+    if quality is not None and quality.question is not None:
+        files["quality prompt"] = quality.question.prompt
+        engines["quality model"] = quality.question.engine
+    found: dict[str, StageInput | Path] = {
+        name: path for name, path in files.items() if path is not None
+    }
+    for name, engine in engines.items():
+        if engine is not None and engine.hf is not None:
+            place = engine.hf.folder
+            found[name] = StageInput(place, fingerprint_of_model(place))
+    return found
 
 
 def shard_stage(

@@ -1,7 +1,7 @@
 """Records that wait for a later pass: where their lines lie, and what was found in them.
 
-Lines of plain files stay where they are; those of packed files are copied. Memory: some 30 bytes a
-record and its id.
+Lines of plain files stay where they are; those of packed files and changed ones are copied. Memory:
+some 30 bytes a record and its id.
 """
 
 from bisect import bisect_right
@@ -34,7 +34,7 @@ class Parked:
         if not len(rows):
             return
         lines = found.lines
-        if lines.place is not None:
+        if lines.place is not None and not lines.changed:
             lines = lines.select(rows)
         else:
             file = self._folder / f"{lines.source}.jsonl"

@@ -1,14 +1,15 @@
 """The passes over the records: what stays and what goes, in their order, each with its reason.
 
 What is asked of each record alone has been found out (examine.py). Without near-duplicates one pass
-does the rest. With them the first pass drops equal addresses and texts and takes signatures; the
-second drops near-duplicates and benchmark problems. Between them `.near_duplicates/` holds the
-drops, the signatures, and the lines of packed files.
+does the rest: recall, filters, equal addresses and texts, benchmark problems, labels and quality.
+With them the first pass ends behind equal texts and takes signatures; the second begins with
+near-duplicates. Between them `.near_duplicates/` holds the drops, the signatures, and the lines of
+packed files.
 """
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -23,13 +24,15 @@ from megatron_math.curate.contamination import Contamination
 from megatron_math.curate.decontaminate import Searcher
 from megatron_math.curate.dedup import Names, Repeats, normal_url
 from megatron_math.curate.examine import Examined
+from megatron_math.curate.filters import Filters
 from megatron_math.curate.lines import Lines, json_line
+from megatron_math.curate.marks import open_marks
 from megatron_math.curate.near_duplicates import NearDuplicates, Verdicts
 from megatron_math.curate.order import Order
 from megatron_math.curate.parked import Parked
+from megatron_math.curate.recall.run import recall
+from megatron_math.curate.sieves import Drop, Sieve, sift
 from megatron_math.native.texts import Int64Array
-
-Drop = dict[str, Any]
 
 
 def curate(
@@ -42,7 +45,14 @@ def curate(
 
     examined: all records of a source, in their order. Raises UserError where no source has any.
     """
+    config = order.config
     stats: dict[str, Any] = {"read": 0, "kept": 0, "dropped": 0}
+    first: list[Sieve] = []
+    if config.recall is not None:
+        first.append(recalled := recall(order))
+        stats["recall"] = recalled.report()
+    if config.filters is not None:
+        first.append(Filters(config.filters))
     with ExitStack() as files:
         contamination = None
         if searcher is not None:
@@ -52,22 +62,27 @@ def curate(
                 else None
             )
             contamination = Contamination(searcher, order.allowed, allowed_hits)
-        repeats = _RepeatedRecords(order.config)
-        if order.config.near_duplicates is None:
+        marks = open_marks(order, files)
+        repeats = _RepeatedRecords(config)
+        if config.near_duplicates is None:
             sources = {}
             for name in order.files:
                 with _outputs(folder, name) as output:
                     for found in examined(name):
-                        drops = repeats.judge(found)
+                        drops = sift(found.lines, first)
+                        drops |= repeats.judge(found, drops)
                         if contamination is not None:
                             drops |= contamination.judge(found.lines, found.hits, drops)
+                        drops |= sift(found.lines, marks, drops)
                         output.write(found.lines, drops)
                 sources[name] = output.counts(order.files[name])
         else:
             sources, stats["near_duplicates"] = _in_two_passes(
-                order, repeats, contamination, folder, examined
+                order, first, repeats, contamination, marks, folder, examined
             )
     _check_sources(order.files, sources)
+    for mark in marks:
+        mark.finish(folder, sources)
     for name, counts in sources.items():
         log.info(
             "%s: %d read, %d kept, %d dropped %s",
@@ -90,19 +105,21 @@ class _RepeatedRecords:
         self._texts = Repeats() if config.dedup == "exact" else None
         self._names = Names()
 
-    def judge(self, found: Examined) -> dict[int, Drop]:
-        """Row -> the fields of the dropped record."""
-        lines, begin, drops = found.lines, self._names.count, {}
+    def judge(self, found: Examined, is_gone: Container[int]) -> dict[int, Drop]:
+        """Of the records that are not gone already: row -> the fields of the dropped record."""
+        lines, begin = found.lines, self._names.count
+        drops: dict[int, Drop] = {}
         if self._urls is None and self._texts is None:
-            return {}
+            return drops
         self._names.add(lines.source, lines.id_text, lines.id_offsets)
         if self._urls is not None:
-            rows = np.flatnonzero(found.has_url).tolist()
+            rows = [row for row in np.flatnonzero(found.has_url).tolist() if row not in is_gone]
             for row, first in self._urls.first(found.url_keys, rows, begin).items():
                 url = normal_url(lines.record(row).meta["url"])
                 drops[row] = self._drop("same url", first) | {"url": url}
         if self._texts is not None:
-            rows = [row for row in range(len(lines)) if row not in drops]
+            gone = is_gone, drops
+            rows = [row for row in range(len(lines)) if not any(row in some for some in gone)]
             for row, first in self._texts.first(found.text_keys, rows, begin).items():
                 drops[row] = self._drop("duplicate", first)
         return drops
@@ -113,8 +130,10 @@ class _RepeatedRecords:
 
 def _in_two_passes(
     order: Order,
+    first: Sequence[Sieve],
     repeats: _RepeatedRecords,
     contamination: Contamination | None,
+    marks: Sequence[Sieve],
     folder: Path,
     examined: Callable[[str], Iterable[Examined]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -125,19 +144,20 @@ def _in_two_passes(
     parked = Parked(between)
     near = NearDuplicates(order.config.near_duplicates, between, parked.texts)
     try:
-        first: dict[str, _Output] = {}
+        outputs: dict[str, _Output] = {}
         for name in order.files:
             near.begin_source()
             with open(between / f"{name}.drops", "wb") as dropped:
-                first[name] = _Output(None, dropped)
+                outputs[name] = _Output(None, dropped)
                 for found in examined(name):
-                    drops = repeats.judge(found)
-                    rows = first[name].write(found.lines, drops)
+                    drops = sift(found.lines, first)
+                    drops |= repeats.judge(found, drops)
+                    rows = outputs[name].write(found.lines, drops)
                     parked.add(found, rows)
                     near.add(found.text_keys[rows], found.bands[rows], found.num_words[rows])
         verdicts = near.settle()
         sources = {}
-        for name, earlier in first.items():
+        for name, earlier in outputs.items():
             with _outputs(folder, name) as output:
                 with open(between / f"{name}.drops", "rb") as file:
                     shutil.copyfileobj(file, output.dropped)
@@ -145,6 +165,7 @@ def _in_two_passes(
                     drops = _near_drops(begin, len(lines), verdicts, parked)
                     if contamination is not None:
                         drops |= contamination.judge(lines, hits, drops)
+                    drops |= sift(lines, marks, drops)
                     output.write(lines, drops)
             sources[name] = output.counts_after(earlier, order.files[name])
     finally:

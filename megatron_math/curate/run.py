@@ -145,7 +145,7 @@ def _candidates(order: Order) -> Path:
     Shards that begin at the same time each make it, equal to the byte, and the first one's stays.
     """
     without = order.config.model_copy(update={"influence": None})
-    asked = ("source ", "benchmark ", "allow-list")
+    asked = ("source ", "benchmark ", "allow-list", "recall ", "label ", "quality ")
     key = {
         "config": without.identity(),
         "benchmarks": [benchmark.config.identity() for benchmark, _ in order.searched],

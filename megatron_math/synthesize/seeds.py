@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_math.answers.extract import extract_answer
+from megatron_math.answers.solution_steps import count_steps
 from megatron_math.base.errors import UserError
 from megatron_math.base.records import enumerate_rows
 from megatron_math.synthesize.method_config import SeedsConfig
-from megatron_math.synthesize.steps import count_steps
 from megatron_math.synthesize.work import Seed
 
 PROBLEM_KEYS = ("problem", "question", "input")

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from megatron_math.answers.solution_steps import count_steps
 from megatron_math.base.files import atomic_open
 from megatron_math.base.records import Record
-from megatron_math.synthesize.steps import count_steps
 from megatron_math.synthesize.verdicts.rule import AcceptRule, is_disputed
 from megatron_math.synthesize.work import Candidate, Outcome, Reject, Seed
 

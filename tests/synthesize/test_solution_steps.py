@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_math.synthesize.steps import BACK, count_steps, delete_back, splice, split_steps
+from megatron_math.answers.solution_steps import count_steps, split_steps
+from megatron_math.synthesize.steps import BACK, delete_back, splice
 
 WORDS = st.sampled_from(
     ["3 + 4 = 7", "so x = 5", "甲有三个苹果", "\\[ x^2", "= 4 \\]", "$$a = b$$", "e.g. 2.5",

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Literal
 
 from megatron_math.answers.extract import extract_answer
+from megatron_math.answers.solution_steps import count_steps
 from megatron_math.engine.interface import Generation
 from megatron_math.synthesize.method_config import RejectionConfig
 from megatron_math.synthesize.prompts import Prompts
-from megatron_math.synthesize.steps import count_steps
 from megatron_math.synthesize.tags import Unusable, final_answer
 from megatron_math.synthesize.verdicts.asked import Checks, vote
 from megatron_math.synthesize.work import (

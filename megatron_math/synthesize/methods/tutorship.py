@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from megatron_math.answers.equal import equal
 from megatron_math.answers.extract import extract_answer
+from megatron_math.answers.solution_steps import split_steps
 from megatron_math.engine.interface import Answer
 from megatron_math.synthesize.method_config import TutorshipConfig
 from megatron_math.synthesize.methods.retrospective import number_steps
 from megatron_math.synthesize.prompts import Prompts
-from megatron_math.synthesize.steps import split_steps
 from megatron_math.synthesize.tags import Unusable, final_answer, first_word, read_tags
 from megatron_math.synthesize.verdicts.asked import Checks
 from megatron_math.synthesize.work import (
