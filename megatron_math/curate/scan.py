@@ -74,13 +74,12 @@ def scan(block: Block, source: str, *, with_urls: bool = False) -> Records:
     odd = _read_odd(block, found, np.flatnonzero(~is_plain))
     rows = np.flatnonzero(is_plain)
     order = np.argsort(np.append(found.rows[rows], _numbers(one.line for one in odd)))
-    num_odd = np.full(len(odd), -1)
-    plain = np.append(rows, num_odd)[order]  # row of the scan, or -1
+    plain = np.append(rows, np.full(len(odd), -1))[order]  # row of the scan, or -1
     other = np.append(np.full(len(rows), -1), np.arange(len(odd)))[order]  # number of an odd one
 
-    def of(rows: np.ndarray) -> np.ndarray:
-        """Of each record its row where `rows` holds, else -1."""
-        return np.where((plain >= 0) & rows[plain], plain, -1) if len(rows) else plain
+    def of(chosen: np.ndarray) -> np.ndarray:
+        """Of each record its row of the scan, where it is chosen, else -1."""
+        return np.where((plain >= 0) & chosen[plain], plain, -1) if len(chosen) else plain
 
     if not odd and is_text.all():
         texts = (found.columns["text"].text, found.columns["text"].offsets)
