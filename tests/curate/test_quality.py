@@ -162,7 +162,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        vocab_size=28, max_position_embeddings=32,
+        vocab_size=28, max_position_embeddings=512,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     with torch.no_grad():
@@ -177,7 +177,7 @@ def test_a_models_loss_is_a_score(tmp_path: Path, tiny_model: Path) -> None:
 
     texts = ["aaaaaaaaaa", "qxjvkz", "bbbb cccc dddd", "abcdefghij" * 9, "z", "hello there"]
     rows = [{"id": str(n), "text": text} for n, text in enumerate(texts)]
-    section = {"loss": {"hf": str(tiny_model), "batch_tokens": 40}}
+    section = {"loss": {"hf": str(tiny_model), "batch_tokens": 40, "max_tokens": 32}}
     folder = run(make_road(tmp_path, section, rows)).folder
     found = {row["id"]: row["meta"].get("quality") for row in read_rows(folder / "a.jsonl")
              if "meta" in row}  # fmt: skip
@@ -189,9 +189,39 @@ def test_a_models_loss_is_a_score(tmp_path: Path, tiny_model: Path) -> None:
             assert str(n) not in found, "one token has no loss"
             continue
         ids = torch.tensor([tokenizer(text)["input_ids"][:32]])
-        alone = -float(model(ids, labels=ids).loss)
+        alone = -model(ids, labels=ids).loss.item()
         assert found[str(n)] == pytest.approx(alone, abs=1e-4)
     assert found["0"] > found["1"], "the model says the letter again"
+
+
+def test_what_a_local_model_answers_is_kept(tmp_path: Path, tiny_model: Path) -> None:
+    """A model that says the last letter again answers neither yes nor a label: nothing is made up.
+
+    With other limits nothing is asked again."""
+    rows = [{"id": str(n), "text": letter * 5} for n, letter in enumerate("abc")]
+    engine = {"hf": {"folder": str(tiny_model), "batch_size": 2}}
+    prompt = tmp_path / "prompt.md"
+    prompt.write_text("{{ text }}")
+    question = {"engine": engine, "prompt": str(prompt)}
+    road = make_road(tmp_path, {"question": question}, rows)
+    table = tmp_path / "table.yaml"
+    table.write_text("labels: {one: x, two: y}\n")
+    added = [
+        f"curate.labels.topic.table={table}",
+        f"curate.labels.topic.engine.hf.folder={tiny_model}",
+    ]
+    road = Road.load(road.yaml_path, added, runs=tmp_path / "runs")
+    folder = run(road).folder
+    stats = json.loads((folder / "stats.json").read_text())
+    assert stats["sources"]["a"]["quality"] == {"not scored": 3}
+    assert stats["sources"]["a"]["labels"] == {"topic": {"none": 3}}
+    answers = [folder / "quality" / "answers.jsonl", folder / "labels" / "topic" / "answers.jsonl"]
+    before = [path.read_bytes() for path in answers]
+    assert all(before)
+    least = Road.load(road.yaml_path, [*added, "curate.quality.least=0.5"], runs=tmp_path / "runs")
+    stats = json.loads((run(least).folder / "stats.json").read_text())
+    assert stats["sources"]["a"]["reasons"] == {"quality": 3}
+    assert [path.read_bytes() for path in answers] == before
 
 
 def test_no_torch_unless_a_model_is_asked(tmp_path: Path, linear: dict[str, Any]) -> None:

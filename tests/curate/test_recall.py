@@ -121,11 +121,11 @@ def test_equal_bytes_again_and_after_a_kill(
     road = make_road(tmp_path, web)
     score, scored = rounds._score, []
 
-    def dies_at_the_fourth(linear: Any, pool: Path, path: Path) -> None:
+    def dies_at_the_fourth(classifier: Path, pool: Path, path: Path) -> None:
         if len(scored) == 3:
             raise KeyboardInterrupt
         scored.append(path)
-        score(linear, pool, path)
+        score(classifier, pool, path)
 
     monkeypatch.setattr(rounds, "_score", dies_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
@@ -159,6 +159,13 @@ def test_scores_alone_may_be_kept_of_what_is_left_out(web: Web, tmp_path: Path) 
     assert drop["text"] is None
     assert set(drop) == {"id", "source", "text", "meta", "reason", "score"}
     assert set(drop["meta"]) == {"url"}
+
+
+def test_workers_change_no_byte(web: Web, done: Path, tmp_path: Path) -> None:
+    folder = run(make_road(tmp_path, web, rounds=1, workers=2)).folder
+    for name in ("collected.npy", "scores_00001.npz"):
+        made = folder / "recall" / "round_1" / name
+        assert made.read_bytes() == (done / "recall" / "round_1" / name).read_bytes()
 
 
 def test_a_budget_of_words(web: Web, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
 from megatron_math.base.records import Record
+from megatron_math.curate.asking import generations
 from megatron_math.curate.dedup import text_of
 from megatron_math.curate.labels.keywords import KeywordTable
 from megatron_math.engine.interface import Engine, Request
@@ -27,11 +28,8 @@ class ModelRule:
 
     def judge(self, records: Sequence[Record]) -> list[str | None]:
         """None where the answer names no label, or there is none."""
-        found: list[str | None] = [None] * len(records)
-        for number, answer in self._engine.answers(self._ask(record) for record in records):
-            if answer.generations:
-                found[number] = named(answer.generations[0].text, self._labels)
-        return found
+        said = generations(self._engine, [self._ask(record) for record in records], self._name)
+        return [None if one is None else named(one.text, self._labels) for one in said]
 
     def _ask(self, record: Record) -> Request:
         text = text_of(record)[:MOST_CHARACTERS]

@@ -11,6 +11,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.records import Record
+from megatron_math.curate.asking import generations
 from megatron_math.curate.dedup import text_of
 from megatron_math.curate.quality.config import LinearConfig, LossConfig, QuestionConfig
 from megatron_math.curate.recall.features import BagReader
@@ -90,11 +91,8 @@ class QuestionScorer:
         self._template = environment.from_string(text)
 
     def scores(self, records: Sequence[Record]) -> list[float | None]:
-        found: list[float | None] = [None] * len(records)
-        for number, answer in self._engine.answers(self._ask(record) for record in records):
-            if answer.generations:
-                found[number] = probability_of_yes(answer.generations[0])
-        return found
+        said = generations(self._engine, [self._ask(record) for record in records], "quality")
+        return [None if one is None else probability_of_yes(one) for one in said]
 
     def _ask(self, record: Record) -> Request:
         text = text_of(record)[: self._config.max_characters].encode("utf-8", "replace").decode()

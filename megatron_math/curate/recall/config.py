@@ -61,6 +61,9 @@ class RecallConfig(Section):
     domains: DomainRuleConfig | None = DomainRuleConfig()
     """null: the seed never grows, and there is one round."""
     classifier: ClassifierConfig = ClassifierConfig()
+    workers: Annotated[int, Field(ge=1), LOCATION] = 1
+    """Processes that score files of the pool at the same time; each holds the classifier's weights.
+    """
     left_out: Literal["records", "scores"] = "records"
     """What drops/ keeps of a page that was not taken: the record, or its id, address and score."""
 

@@ -1,5 +1,8 @@
 """One round: learn the seed from the rest, score the pool, take the best."""
 
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,11 +56,8 @@ def make_round(
         linear, learned = _learn(number, material, joined_N, collected_N, folder)
         write_json(folder / "learned.json", learned)
         linear.save(classifier)
-    linear, learned = Linear.load(classifier), read_json(folder / "learned.json")
-    for n, path in enumerate(material.files):
-        if not _scores(folder, n).is_file():
-            _score(linear, path, _scores(folder, n))
-            log.info("recall, round %d: %s is scored", number, path)
+    learned = read_json(folder / "learned.json")
+    score_files(classifier, material.files, folder, material.config.workers)
     scores_N = read_scores(folder, len(material.files))
     taken_N, lowest = take(scores_N, read_words(folder, len(material.files)), material.config)
     num_taken, num_before = int(taken_N.sum()), int((taken_N & collected_N).sum())
@@ -71,6 +71,23 @@ def make_round(
         "collected": int(collected_N.sum()),
         "lowest score taken": round(float(probability(lowest)), 4),
     }
+
+
+def score_files(classifier: Path, pool: Sequence[Path], folder: Path, workers: int) -> None:
+    """Score the files of the pool that `folder` has no scores of."""
+    missing = [n for n in range(len(pool)) if not _scores(folder, n).is_file()]
+    if workers == 1 or len(missing) < 2:
+        for n in missing:
+            _score(classifier, pool[n], _scores(folder, n))
+            log.info("recall: %s is scored", pool[n])
+        return
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=spawning) as processes:
+        scored = {processes.submit(_score, classifier, pool[n], _scores(folder, n)): n
+                  for n in missing}  # fmt: skip
+        for done in as_completed(scored):
+            done.result()
+            log.info("recall: %s is scored", pool[scored[done]])
 
 
 def take(
@@ -110,7 +127,8 @@ def _scores(folder: Path, number: int) -> Path:
     return folder / f"scores_{number:05d}.npz"
 
 
-def _score(linear: Linear, pool: Path, path: Path) -> None:
+def _score(classifier: Path, pool: Path, path: Path) -> None:
+    linear = Linear.load(classifier)
     reader = linear.reader()
     logits, words = [np.zeros(0, np.float32)], [np.zeros(0, np.int32)]
     for block in blocks([pool]):
