@@ -29,6 +29,12 @@ ALLOWED = {
         "untrusted code is what it is for, in a process that is isolated before"
     ),
     ("megatron_math/sandbox/snippet.py", "compile"): "the same code, one line above",
+    ("megatron_math/curate/recall/round.py", "imports multiprocessing"): (
+        "pipes to processes of our own, started by this one, that nobody else can open"
+    ),
+    ("megatron_math/curate/recall/round.py", "concurrent.futures.ProcessPoolExecutor"): (
+        "what runs in these processes"
+    ),
     ("megatron_math/tokenizer/reference_process.py", "imports multiprocessing"): (
         "a socket pair to a process of our own, started by this one, that nobody else can open"
     ),
