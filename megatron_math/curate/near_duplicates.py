@@ -110,11 +110,11 @@ class NearDuplicates:
         rank[order] = np.arange(num_records)
         clusters = _Clusters(rank)
         ranked = order[np.frombuffer(self._num_words, np.int64)[order] > 0]
-        apart = np.zeros(0, np.int64)  # pairs known to be below the threshold
+        apart = _Pairs()  # known to be below the threshold
         for file in self._bands:
             file.close()
             keys = np.fromfile(file.name, np.uint64)
-            apart = self._settle_band(keys, ranked, clusters, apart)
+            self._settle_band(keys, ranked, clusters, apart)
             os.unlink(file.name)
         survivors = clusters.roots(np.arange(num_records))
         dropped = np.flatnonzero(survivors != np.arange(num_records))
@@ -150,8 +150,8 @@ class NearDuplicates:
         keys: npt.NDArray[np.uint64],
         ranked: Int64Array,
         clusters: "_Clusters",
-        apart: Int64Array,
-    ) -> Int64Array:
+        apart: "_Pairs",
+    ) -> None:
         """Compare the first of every group with the others, then the first of those that stayed
         apart from it, and so on. ranked: records with words, from the one that stays first."""
         groups = keys[ranked]
@@ -166,35 +166,32 @@ class NearDuplicates:
             leaders = np.repeat(members[begins], sizes) if len(groups) else members
             others = np.flatnonzero(members != leaders)
             if not len(others):
-                return apart
+                return
             members, groups, leaders = members[others], groups[others], leaders[others]
             for at in range(0, len(members), PAIRS_AT_A_TIME):
                 part = slice(at, at + PAIRS_AT_A_TIME)
-                apart = self._link(leaders[part], members[part], clusters, apart)
+                self._link(leaders[part], members[part], clusters, apart)
             is_apart = clusters.roots(members) != clusters.roots(leaders)
             members, groups = members[is_apart], groups[is_apart]
         self._left += len(members)
-        return apart
 
     def _link(
-        self, first: Int64Array, second: Int64Array, clusters: "_Clusters", apart: Int64Array
-    ) -> Int64Array:
-        """Join the pairs at or above the threshold; returns the pairs known to be below."""
+        self, first: Int64Array, second: Int64Array, clusters: "_Clusters", apart: "_Pairs"
+    ) -> None:
+        """Join the pairs at or above the threshold, and remember those that are below."""
         low, high = np.minimum(first, second), np.maximum(first, second)
         names = low * len(self._num_words) + high
         new = clusters.roots(first) != clusters.roots(second)
-        new &= ~np.isin(names, apart)
+        new &= ~apart.hold(names)
         first, second, names = first[new], second[new], names[new]
         if not len(first):
-            return apart
+            return
         index = self._jaccard(first, second)
         self._compared += len(index)
         is_near = index >= self._config.threshold
         for a, b, j in zip(first[is_near], second[is_near], index[is_near], strict=True):
             clusters.join(int(a), int(b), float(j))
-        if len(apart) > REMEMBERED_PAIRS:
-            apart = apart[:0]
-        return np.append(apart, names[~is_near])
+        apart.add(names[~is_near])
 
     def _jaccard(self, first: Int64Array, second: Int64Array) -> npt.NDArray[np.float64]:
         found = np.empty(len(first))
@@ -206,6 +203,29 @@ class NearDuplicates:
                 *self._texts_of(needed), one.copy(), other.copy()
             )
         return found
+
+
+class _Pairs:
+    """A set of numbers that grows: sorted runs, each more than twice as long as the next."""
+
+    def __init__(self) -> None:
+        self._runs: list[Int64Array] = []
+
+    def hold(self, names: Int64Array) -> npt.NDArray[np.bool_]:
+        held = np.zeros(len(names), bool)
+        for run in self._runs:
+            held |= run[np.minimum(np.searchsorted(run, names), len(run) - 1)] == names
+        return held
+
+    def add(self, names: Int64Array) -> None:
+        """Forgets all others where they become too many."""
+        if sum(map(len, self._runs)) > REMEMBERED_PAIRS:
+            self._runs = []
+        run = np.sort(names)
+        while self._runs and len(self._runs[-1]) <= 2 * len(run):
+            run = np.sort(np.append(self._runs.pop(), run))
+        if len(run):
+            self._runs.append(run)
 
 
 class _Clusters:

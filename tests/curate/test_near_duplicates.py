@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from megatron_math.base.road import Road
+from megatron_math.curate import near_duplicates
 from megatron_math.curate.config import NearDuplicatesConfig
 from megatron_math.curate.dedup import normal_url, url_key
 from megatron_math.curate.near_duplicates import NearDuplicates, bands_for, open_hasher
@@ -188,3 +189,17 @@ def test_what_is_no_address_has_no_key(url: object) -> None:
 
 def test_half_a_surrogate_pair_in_an_address() -> None:
     assert url_key("x.org/?a=\ud800") != url_key("x.org/?a=b")
+
+
+def test_pairs_that_are_known_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, pairs, known = random.Random(2), near_duplicates._Pairs(), set()
+    for _ in range(200):
+        names = np.array(draw.sample(range(3000), draw.randrange(9)), np.int64)
+        assert pairs.hold(names).tolist() == [name in known for name in names.tolist()]
+        pairs.add(names)
+        known |= set(names.tolist())
+    assert pairs.hold(np.arange(3000)).sum() == len(known)
+    monkeypatch.setattr(near_duplicates, "REMEMBERED_PAIRS", len(known))
+    pairs.add(np.array([5000]))
+    assert pairs.hold(np.array([5000])).all()
+    assert not pairs.hold(np.arange(3000)).any()
