@@ -1,29 +1,47 @@
-"""math-verify's opinion on one pair. Runs only inside a process that may be killed.
+"""What only a process that may be killed does: our algebra, and math-verify's opinion.
 
 math-verify's own timeout does not hold (a tower of powers hangs it in C code), so it is switched
 off and the deadline is the pool's.
 """
 
 import logging
+import sys
 from typing import Any
 
 from math_verify import parse, verify
 from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
+
+from megatron_math.answers.compare import same_answers
+from megatron_math.answers.rules import OURS, Rules
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 _LATEX = [LatexExtractionConfig()]
 _PLAIN = [ExprExtractionConfig()]
 
 
-def judge(pair: list[str]) -> bool:
+def judge(item: list[Any]) -> list[Any]:
+    """[correct, how] of [answer, reference, steps, checks]: ours, then math-verify's."""
+    answer, reference, steps, checks = item
+    rules = Rules(frozenset(steps), frozenset(checks))
+    verdict = same_answers(answer, reference, rules)
+    if verdict is not None:
+        return [verdict, "algebra"]
+    if "math-verify" in rules.checks:
+        return [opinion([answer, reference]), "math-verify"]
+    return [False, "unreadable"]
+
+
+def opinion(pair: list[str]) -> bool:
     """True when math-verify reads both of [answer, reference] and finds them equal."""
     answer, reference = (_parse(text) for text in pair)
     return bool(verify(reference, answer, timeout_seconds=None) if answer and reference else False)
 
 
 def warm_up() -> None:
-    """Build the parser's tables (0.2 s) once, before children are forked."""
-    judge([r"\frac{1}{2}", "x + 1"])
+    """Build the parsers' tables (0.2 s) once, before children are forked."""
+    sys.setrecursionlimit(20_000)  # trees are as deep as a thousand characters can make them
+    judge([r"\sqrt{2}", "x", *([sorted(names) for names in (OURS.steps, OURS.checks)])])
+    opinion([r"\frac{1}{2}", "x + 1"])
 
 
 def _parse(text: str) -> list[Any]:
