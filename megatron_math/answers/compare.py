@@ -7,7 +7,8 @@ only killable processes come here.
 import re
 from collections.abc import Sequence
 
-from megatron_math.answers.expression import Node, UnreadableError, call, read_expression
+from megatron_math.answers.expression import read_expression
+from megatron_math.answers.nodes import Node, UnreadableError, call
 from megatron_math.answers.regions import is_inequality, is_region, region_of
 from megatron_math.answers.rules import Rules
 from megatron_math.answers.scalars import Scalars
@@ -22,6 +23,7 @@ _PHRASES = {
     "no real solution": r"\emptyset", "no real solutions": r"\emptyset", "无解": r"\emptyset",
     "the empty set": r"\emptyset", "全体实数": r"\reals",
 }  # fmt: skip
+_TRIGONOMETRY = re.compile(r"sin|cos|tan|cot|sec|csc")
 _UNIT_BEHIND = re.compile(r"(.*[\w})\]]) ([A-Za-z]+(?:(?: |/)[A-Za-z]+){0,3}(?:\^\{?[23]\}?)?)")
 
 
@@ -47,7 +49,7 @@ def same_answers(answer: str, reference: str, rules: Rules) -> bool | None:
 def _read(text: str, other: str) -> tuple[Node, Unit]:
     """The tree, and the unit behind it."""
     text = _PHRASES.get(text.lower(), text)
-    if text.endswith(("°", "%")):
+    if text.endswith(("°", "%")) and not _TRIGONOMETRY.search(text):
         kind = "angle" if text[-1] == "°" else "percent"
         return read_expression(text[:-1]), Unit(kind)
     if text.startswith("$"):

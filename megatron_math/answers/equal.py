@@ -3,7 +3,8 @@
 Order: same text; a choice; words; exact numbers with units, percent and thousands separators;
 lists of numbers. All of these take linear time and evaluate nothing, so they run here. What they
 leave open goes to a warm worker with a deadline and a limit of memory: our own algebra, then
-math-verify for what that cannot read. A pair that runs out of time counts as wrong and its verdict says so.
+math-verify for what that cannot read. A pair that runs out of time counts as wrong and its verdict
+says so.
 """
 
 import atexit
@@ -34,7 +35,7 @@ ROUNDED_PLACES = 6
 TOLERANCE = Fraction(1, 10_000)
 _WORDS = {"yes", "no", "odd", "even", "true", "false", "none"}
 _LETTER = re.compile(
-    r"(?:(?:option|choice|answer)\s+)?(?:\(([A-Ja-j])\)(?:\s.*)?|([A-Ja-j])[.:]?|([A-J])[).:]\s*\S.*)",
+    r"(?:(?i:option|choice|answer)\s+)?(?:\(([A-Ja-j])\)(?:\s.*)?|([A-Ja-j])[.:)]?|([A-J])[).:]\s*\S.*)",
     re.DOTALL,
 )
 _LETTERS = re.compile(r"\(?[A-J]\)?(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*)\(?[A-J]\)?)+")

@@ -5,13 +5,12 @@ is left to others. Time is linear in the text, depth is bounded, nothing is eval
 """
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, NoReturn
+from typing import NoReturn
 
-Kind = Literal[
-    "number", "symbol", "constant", "call", "group", "set", "matrix", "relation", "union", "list",
-]  # fmt: skip
+from megatron_math.answers.nodes import REALS, Node, UnreadableError, call, constant, integer
+from megatron_math.answers.tokens import END, Token, tokens
+
 MAX_DEPTH = 40
 FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh",
@@ -32,54 +31,6 @@ _RELATIONS = {
 }  # fmt: skip
 _TIMES, _OVER = ("*", "times", "cdot", "ast"), ("/", "div")
 _JOINTS = ("and", "or", "或", "和")
-_TOKEN = re.compile(
-    r"""\s*(?:
-      (?P<repeating>\d*\.\d*(?:\\overline\s*\{\d+\}|\\dot\s*\{\d\}))
-    | (?P<grouped>\d{1,3}(?:,\d{3})+(?![\d])(?:\.\d+)?)
-    | (?P<number>\d+(?:\.\d*)?|\.\d+)
-    | \\(?P<command>[A-Za-z]+)
-    | (?P<row>\\\\)
-    | \\(?P<escaped>[{}|])
-    | (?P<word>[A-Za-z]+)
-    | (?P<relation><=|>=|!=|==)
-    | (?P<power>\*\*)
-    | (?P<sign>[-+*/^_=<>()\[\]{},;|!&:°或和]|\\.)
-    )""",
-    re.VERBOSE,
-)
-_NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+")
-
-
-class UnreadableError(ValueError):
-    """The text is not, or not for certain, an expression of this grammar."""
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A tree. name: of a letter, an operation, a pair of brackets, the relations between parts,
-    what joins a list (",", ";" or "and")."""
-
-    kind: Kind
-    parts: tuple["Node", ...] = ()
-    name: str = ""
-    value: Fraction = Fraction(0)
-    places: int = -1
-    """Of a decimal: digits behind its point; -1 for anything else."""
-
-
-def call(name: str, *parts: Node) -> Node:
-    return Node("call", parts, name)
-
-
-def constant(name: str) -> Node:
-    return Node("constant", name=name)
-
-
-def integer(value: int) -> Node:
-    return Node("number", value=Fraction(value))
-
-
-REALS = Node("group", (call("negative", constant("infinity")), constant("infinity")), name="()")
 
 
 def read_expression(text: str) -> Node:
@@ -87,35 +38,26 @@ def read_expression(text: str) -> Node:
     return _Reader(text).whole()
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str
-    text: str
-
-
-_END = _Token("end", "")
-
-
 class _Reader:
     def __init__(self, text: str) -> None:
-        self._tokens = _tokens(text)
+        self._tokens = tokens(text)
         self._at = 0
         self._depth = 0
         self._bars = 0
 
     def whole(self) -> Node:
         node = self._listing()
-        if self._look() is not _END:
+        if self._look() is not END:
             self._refuse("ends too late")
         return node
 
     # Looking ahead.
 
-    def _look(self, further: int = 0) -> _Token:
+    def _look(self, further: int = 0) -> Token:
         place = self._at + further
-        return self._tokens[place] if place < len(self._tokens) else _END
+        return self._tokens[place] if place < len(self._tokens) else END
 
-    def _next(self) -> _Token:
+    def _next(self) -> Token:
         token = self._look()
         self._at += 1
         return token
@@ -325,7 +267,7 @@ class _Reader:
             return self._next().text
         text = ""
         while not self._is("}"):
-            if self._look() is _END:
+            if self._look() is END:
                 self._refuse("an open subscript")
             text += self._next().text
         self._at += 1
@@ -343,7 +285,7 @@ class _Reader:
         for name in FUNCTIONS:
             if word.startswith(name) and len(word) == len(name) + 1:  # sinx
                 self._tokens[self._at - 1 : self._at] = [
-                    _Token("command", name), _Token("word", word[len(name) :]),
+                    Token("command", name), Token("word", word[len(name) :]),
                 ]  # fmt: skip
                 self._at -= 1
                 return self._function(self._next().text)
@@ -351,7 +293,7 @@ class _Reader:
             self._refuse(f"the word {word}")
         if len(word) == 1:
             return self._subscripted(word)
-        letters = [_Token("word", letter) for letter in word]
+        letters = [Token("word", letter) for letter in word]
         self._tokens[self._at - 1 : self._at] = letters  # xy is x y
         return self._word(letters[0].text)
 
@@ -439,7 +381,7 @@ class _Reader:
             return scalar(node)
         token = self._look()
         if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
-            self._tokens[self._at] = _Token("number", token.text[1:])
+            self._tokens[self._at] = Token("number", token.text[1:])
             return integer(int(token.text[0]))
         return scalar(self._primary())
 
@@ -452,7 +394,7 @@ class _Reader:
         closing = self._next()
         if closing.kind != "sign" or closing.text not in (")", "]"):
             self._refuse("an open bracket")
-        if len(parts) == 1 and opening + closing.text == "()":
+        if len(parts) == 1 and (opening + closing.text == "()" or parts[0].kind == "matrix"):
             return parts[0]
         return Node("group", parts, opening + closing.text)
 
@@ -539,39 +481,3 @@ def _repeating(text: str) -> Node:
     scale = 10 ** len(fixed)
     value = Fraction(int((whole or "0") + fixed), scale)
     return Node("number", value=value + Fraction(int(again), scale * (10 ** len(again) - 1)))
-
-
-def _tokens(text: str) -> list[_Token]:
-    """The text's tokens; thousands separators count outside brackets only."""
-    tokens: list[_Token] = []
-    place = depth = 0
-    end = len(text.rstrip())
-    while place < end:
-        match = _TOKEN.match(text, place)
-        if match is None:
-            raise UnreadableError(f"the sign {text[place : place + 10]!r}")
-        kind, body = str(match.lastgroup), match[str(match.lastgroup)]
-        place = match.end()
-        if kind == "grouped":
-            kind = "number"
-            if depth:
-                first = _NUMBER.match(body)
-                assert first is not None
-                place = match.start("grouped") + first.end()
-                body = first[0]
-        elif kind == "repeating":
-            kind = "number"
-        elif kind == "escaped":
-            kind, body = {"{": ("open", ""), "}": ("close", ""), "|": ("sign", "|")}[body]
-        elif kind == "power":
-            kind, body = "sign", "^"
-        elif body in ("或", "和"):
-            kind = "word"
-        elif body == "U" and tokens and tokens[-1].text in (")", "]"):
-            kind = "joint"
-        if kind == "open" or body in ("(", "["):
-            depth += 1
-        elif kind == "close" or body in (")", "]"):
-            depth = max(0, depth - 1)
-        tokens.append(_Token(kind, body))
-    return tokens

@@ -1,8 +1,8 @@
 """Find the final answer in a solution text.
 
 Rules in order (as in JiuZhang3.0's evaluation): Minerva's "final answer is ... I hope it is
-correct", the last `\\boxed{...}`, the last "answer is ..." or "#### ...", the last number; for choices
-the letter behind "answer is" or "choice is", else the last letter. The caller says which are used.
+correct", the last `\\boxed{...}`, the last "answer is ..." or "#### ...", the last number; for
+choices the letter behind "answer is" or "choice is", else the last letter. The caller chooses.
 A text that was cut off never gives a piece of an answer through the first three: an unclosed box or
 an empty "the answer is" counts as absent. All rules take time linear in the text.
 """

@@ -75,6 +75,8 @@ def _next_is_small(text: str, place: int) -> bool:
 
 def chinese_to_digits(text: str) -> str:
     """The Chinese numeral that `text` begins with as digits, and whatever follows."""
+    if text in ("一半", "半"):
+        return "1/2"
     if match := _FRACTION.match(text):
         sign, bottom, top = match.groups()
         minus, rest = "-" if sign else "", text[match.end() :]
@@ -85,8 +87,6 @@ def chinese_to_digits(text: str) -> str:
         minus = "-" if match[1] else ""
         decimals = "".join(str(_DIGITS[character]) for character in match[3] or "")
         return f"{minus}{_plain(match[2])}{'.' if decimals else ''}{decimals}{text[match.end() :]}"
-    if text.startswith("一半") or text == "半":
-        return "1/2"
     if match := _GROUPED.match(text):
         zeros = {"万": 4, "亿": 8}[match[2]]
         whole, _, decimals = match[1].partition(".")

@@ -70,8 +70,8 @@ def parse_quantity(text: str, steps: frozenset[str] = ALL_STEPS) -> Quantity | N
     value = _read_value(match)
     if unit is None or value is None:
         return None
-    is_attached = following.isascii() and following[:1].isalpha()
-    is_attached &= text[match.start("unit") - 1] != " "
+    is_word = following.isascii() and following[:1].isalpha()
+    is_attached = is_word and text[match.start("unit") - 1] != " "
     if is_attached and not is_known(re.split(r"[\^/ ]", following)[0]):
         return None  # 5x is no number, 5cm is one
     kind, size = unit.kind, unit.size

@@ -1,6 +1,6 @@
 """Inequalities in one letter as intervals: x < 2 or x >= 3 is (-oo, 2) u [3, oo)."""
 
-from megatron_math.answers.expression import Node, call, constant
+from megatron_math.answers.nodes import Node, call, constant
 
 _INFINITY = constant("infinity")
 _MINUS_INFINITY = call("negative", _INFINITY)

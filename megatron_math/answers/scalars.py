@@ -9,7 +9,7 @@ from typing import Any
 
 import mpmath
 
-from megatron_math.answers.expression import Node, UnreadableError, call
+from megatron_math.answers.nodes import Node, UnreadableError, call
 from megatron_math.answers.rules import Rules
 from megatron_math.answers.value import (
     DIFFERENT,

@@ -7,7 +7,7 @@ from typing import Any
 
 import sympy
 
-from megatron_math.answers.expression import Node, UnreadableError
+from megatron_math.answers.nodes import Node, UnreadableError
 
 _NAMES = {
     "ln": sympy.log, "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan,

@@ -11,7 +11,7 @@ from typing import Any
 
 import mpmath
 
-from megatron_math.answers.expression import Node, call
+from megatron_math.answers.nodes import Node, call
 
 BITS = 20_000
 PRECISION_BITS = 400
