@@ -381,8 +381,9 @@ def grade(
 ) -> None:
     """Score a saved predictions file again, under other rules too; no model is loaded."""
     from megatron_math.evaluate.grade import grade as grade_file
+    from megatron_math.evaluate.second_look import look_again
 
-    scores = grade_file(predictions, second_opinion=second_opinion)
+    scores = grade_file(predictions) | look_again(predictions, second_opinion=second_opinion)
     if as_json:
         typer.echo(json.dumps(scores, indent=2))
         return

@@ -76,17 +76,19 @@ def equal_many(
     limit_seconds: float = LIMIT_SECONDS,
     rules: Rules = OURS,
     second_opinion: bool = False,
+    all_killable: bool = False,
 ) -> list[Verdict]:
     """A verdict for every (answer, reference), in order. Never raises for what a pair holds.
 
     second_opinion: ask math-verify about every pair too, in workers of its own; its opinion does
-    not change a verdict and stands in `Verdict.second`.
+    not change a verdict and stands in `Verdict.second`. all_killable: let the workers apply the
+    exact rules, too, which are linear in the text and are otherwise applied here.
     """
     pairs = list(pairs)
     if not second_opinion:
-        return _judge(pairs, workers, limit_seconds, rules)
+        return _judge(pairs, workers, limit_seconds, rules, all_killable)
     with ThreadPoolExecutor(2) as threads:
-        ours = threads.submit(_judge, pairs, workers, limit_seconds, rules)
+        ours = threads.submit(_judge, pairs, workers, limit_seconds, rules, all_killable)
         theirs = threads.submit(second_opinions, pairs, workers, limit_seconds)
         return [
             replace(verdict, second=second)
@@ -94,12 +96,17 @@ def equal_many(
         ]
 
 
-def _judge(pairs: list[Pair], workers: int, limit_seconds: float, rules: Rules) -> list[Verdict]:
-    verdicts = [equal_without_algebra(answer, reference, rules) for answer, reference in pairs]
+def _judge(
+    pairs: list[Pair], workers: int, limit_seconds: float, rules: Rules, all_killable: bool
+) -> list[Verdict]:
+    verdicts: list[Verdict | None] = [
+        None if all_killable and answer else equal_without_algebra(answer, reference, rules)
+        for answer, reference in pairs
+    ]
     open_places = [place for place, verdict in enumerate(verdicts) if verdict is None]
     named = [sorted(rules.steps), sorted(rules.checks)]
     if open_places:
-        pool = _pool("judge", workers, limit_seconds)
+        pool = _pool("judge_whole" if all_killable else "judge", workers, limit_seconds)
         outcomes = pool.map([*pairs[place], *named] for place in open_places)
         for place, outcome in zip(open_places, outcomes, strict=True):
             verdicts[place] = _verdict_of(outcome)

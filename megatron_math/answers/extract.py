@@ -86,7 +86,8 @@ def last_stated(text: str) -> str | None:
 
 def _to_end_of_sentence(text: str) -> str:
     line = text.lstrip(" \t*:").split("\n", 1)[0]
-    if span := _MATH_SPAN.match(line):
+    span = _MATH_SPAN.match(line)
+    if span and "$" not in line[span.end() :]:  # $5$;$10$ is one answer
         return span.group(1).strip()
     sentence = re.split(r"[.!?](?:\s|$)|[。！？]", line, maxsplit=1)[0]
     return sentence.strip(" \t*").rstrip(".:, ")

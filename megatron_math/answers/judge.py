@@ -12,6 +12,7 @@ from math_verify import parse, verify
 from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
 from megatron_math.answers.compare import same_answers
+from megatron_math.answers.equal import equal_without_algebra
 from megatron_math.answers.rules import OURS, Rules
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -29,6 +30,13 @@ def judge(item: list[Any]) -> list[Any]:
     if "math-verify" in rules.checks:
         return [opinion([answer, reference]), "math-verify"]
     return [False, "unreadable"]
+
+
+def judge_whole(item: list[Any]) -> list[Any]:
+    """The same with the exact rules before it, which the caller's process otherwise applies."""
+    answer, reference, steps, checks = item
+    verdict = equal_without_algebra(answer, reference, Rules(frozenset(steps), frozenset(checks)))
+    return judge(item) if verdict is None else [verdict.correct, verdict.how]
 
 
 def opinion(pair: list[str]) -> bool:

@@ -4,7 +4,6 @@ Reads: predictions.jsonl, the benchmark's YAML, and protocol.json beside the pre
 there. Writes nothing.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 from megatron_math.answers.equal import equal_many
 from megatron_math.answers.extract import extract_answer
-from megatron_math.answers.spread import CHOICE_WAYS, WAYS, spread
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json, sha256_file
 from megatron_math.base.log import log
@@ -33,19 +31,11 @@ def judge(
     return [(a, verdict.correct) for a, verdict in zip(answers, verdicts, strict=True)]
 
 
-def grade(
-    path: Path | str,
-    *,
-    benchmark: str | None = None,
-    graders: int = 1,
-    second_opinion: bool = False,
-) -> dict[str, Any]:
-    """Judge a saved predictions file anew; the result has the form of scores.json and more.
+def grade(path: Path | str, *, benchmark: str | None = None, graders: int = 1) -> dict[str, Any]:
+    """Judge a saved predictions file anew; the result has the form of scores.json.
 
-    Further keys: `spread`, the score under other rules; `how`, verdicts by the rule that decided;
-    with second_opinion `disputed`, rows of which math-verify thinks otherwise. benchmark: name or
-    YAML path, when it is not one that comes with the program. Raises UserError for a file that
-    holds no predictions, or those of several benchmarks.
+    benchmark: name or YAML path, when it is not one that comes with the program. Raises UserError
+    for a file that holds no predictions, or those of several benchmarks.
     """
     path = Path(path)
     rows = read_predictions(path)
@@ -53,34 +43,16 @@ def grade(
     if len(names) > 1:
         raise UserError(f"{path} mixes benchmarks ({', '.join(names)}); give one file for each")
     config = load_config(benchmark or names[0])
-    outputs, references = [row["output"] for row in rows], [row["reference"] for row in rows]
-    answers = [extract_answer(text, config.answer_rules).answer for text in outputs]
-    pairs = list(zip(answers, references, strict=True))
-    verdicts = equal_many(pairs, workers=graders, second_opinion=second_opinion)
+    judged = judge(
+        config, [row["output"] for row in rows], [row["reference"] for row in rows], graders
+    )
     changed = 0
-    for row, answer, verdict in zip(rows, answers, verdicts, strict=True):
-        changed += row["correct"] != verdict.correct
-        row |= {"extracted": answer, "correct": verdict.correct}
+    for row, (extracted, correct) in zip(rows, judged, strict=True):
+        changed += row["correct"] != correct
+        row |= {"extracted": extracted, "correct": correct}
     if changed:
         log.warning("%s: %d verdicts differ from those in the file", path, changed)
-    scores = score(path, rows, config)
-    scores["how"] = dict(Counter(verdict.how for verdict in verdicts).most_common())
-    ways = CHOICE_WAYS if "choice" in config.answer_rules else WAYS
-    scores["spread"] = [way.to_json() for way in spread(outputs, references, ways, graders)]
-    if second_opinion:
-        scores["disputed"] = [
-            {
-                "id": row["id"],
-                "extracted": answer,
-                "reference": row["reference"],
-                "correct": verdict.correct,
-                "how": verdict.how,
-                "math_verify": verdict.second,
-            }
-            for row, answer, verdict in zip(rows, answers, verdicts, strict=True)
-            if verdict.is_disputed
-        ]
-    return scores
+    return score(path, rows, config)
 
 
 def score(path: Path, rows: Sequence[dict[str, Any]], benchmark: BenchmarkConfig) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def test_different(verdicts, pair):
 
 def test_no_input_ends_in_an_error(verdicts):
     assert {v.how for v in verdicts.values()} <= {
-        "no answer", "text", "number", "numbers", "math-verify",
+        "no answer", "text", "choice", "words", "number", "numbers", "algebra", "math-verify",
     }  # fmt: skip
 
 
@@ -121,7 +121,9 @@ def test_neighbours_answers_are_not_accepted(shared_data):
     assert sorted(accepted) == [("3", "3"), ("5", "x=5"), ("7", "7")]
 
 
+TIMES_OUT = r"\lim_{n \to 5} 9^{9^{9^{9^n}}}"  # read by math-verify alone, which computes it
 HOSTILE = [
+    TIMES_OUT,
     "5^(5^(5^(5^5)))",
     "9^{9^{9^{9^9}}}",
     r"\log(" * 40 + "2" + ")" * 40,
@@ -152,14 +154,14 @@ def test_hostile_answers_are_answered_in_time_and_harm_no_neighbour():
     started = time.monotonic()
     verdicts = equal_many(pairs, limit_seconds=limit_seconds)
     assert time.monotonic() - started < len(HOSTILE) * (limit_seconds + 1)
-    assert all(verdict == Verdict(True, "math-verify") for verdict in verdicts[1::2])
+    assert all(verdict == Verdict(True, "algebra") for verdict in verdicts[1::2])
     assert not any(verdict.correct for verdict in verdicts[::2])
-    assert verdicts[0].how == "timeout"
+    assert "timeout" in {verdict.how for verdict in verdicts[::2]}
 
 
 def test_one_hostile_answer_costs_the_limit_and_no_more():
     equal("p - q", "-q + p")  # start the pool
     started = time.monotonic()
-    assert equal("5^(5^(5^(5^5)))", "5") == Verdict(False, "timeout")
-    assert 4 < time.monotonic() - started < 8
+    assert equal(TIMES_OUT, "5") == Verdict(False, "timeout")
+    assert 1 < time.monotonic() - started < 2
     assert equal("-q + p", "p - q").correct

@@ -1,0 +1,90 @@
+"""No answer keeps a grader for more than 2 s or 512 MB, and its neighbours are judged as ever."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hostile_answers import hostile_answers
+
+from megatron_math.answers import equal as equal_module
+from megatron_math.answers.equal import MEMORY_BYTES, equal, equal_many, second_opinions
+from megatron_math.answers.extract import extract_answer
+from megatron_math.sandbox.pool import Pool
+
+SECONDS = 2.0
+
+
+def test_each_is_answered_in_two_seconds_and_harms_no_neighbour() -> None:
+    assert equal("-q + p", "p - q").correct  # start the pool
+    slow, wrong = [], []
+    for name, answer, reference in hostile_answers():
+        started = time.monotonic()
+        verdict = equal(answer, reference)
+        seconds = time.monotonic() - started
+        if seconds > SECONDS:
+            slow.append((name, seconds))
+        if verdict.correct:
+            wrong.append((name, verdict))
+    assert slow == []
+    assert wrong == []
+    assert equal("-q + p", "p - q").correct
+
+
+def test_what_hangs_math_verify_is_ended_and_said() -> None:
+    pairs = [("5^(5^(5^(5^5)))", "5"), ("-q + p", "p - q")]
+    started = time.monotonic()
+    assert second_opinions(pairs) == [None, True]
+    assert time.monotonic() - started < 2 * SECONDS + 2, "one start of a pool and one deadline"
+
+
+@pytest.mark.parametrize("name", ["judge", "opinion"])
+def test_a_worker_may_not_grow_beyond_512_mb(name: str) -> None:
+    assert MEMORY_BYTES == 512 << 20
+    pool = equal_module._pool(name, 1, equal_module.LIMIT_SECONDS)
+    steps = [sorted(names) for names in (equal_module.OURS.steps, equal_module.OURS.checks)]
+    pool.map([["p - q", "-q + p", *steps] if name == "judge" else ["1", "1"]])
+    keeper = pool._keepers[0]
+    assert keeper is not None
+    children = Path(f"/proc/{keeper._process.pid}/task/{keeper._process.pid}/children")
+    (child,) = children.read_text().split()
+    limits = Path(f"/proc/{child}/limits").read_text()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max address space")]
+    assert line.split()[3:5] == [str(MEMORY_BYTES)] * 2
+
+
+def grow(item: int) -> int:
+    return len(bytearray(item))
+
+
+def test_an_item_that_wants_more_is_refused_and_the_next_is_served() -> None:
+    here = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = here
+    import sys
+
+    sys.path.insert(0, here)
+    try:
+        with Pool("test_hostile_answers:grow", memory_bytes=MEMORY_BYTES) as pool:
+            outcomes = pool.map([1 << 30, 10])
+    finally:
+        sys.path.remove(here)
+    assert outcomes[0].state in ("error", "died")
+    assert outcomes[1].value == 10
+
+
+def test_extraction_takes_no_time_on_any_of_them() -> None:
+    rules = ("minerva", "boxed", "stated", "choice", "last letter", "last number")
+    for name, answer, _ in hostile_answers():
+        started = time.monotonic()
+        for rule in rules:
+            extract_answer(answer, [rule])  # type: ignore[list-item]
+        assert time.monotonic() - started < 3, name
+
+
+def test_many_pairs_with_hostile_ones_between_are_all_judged(shared_data: Path) -> None:
+    rows = [json.loads(line) for line in (shared_data / "eval/math-oai.jsonl").open()][:30]
+    pairs = [(row["answer"] + " ", row["answer"]) for row in rows]
+    mixed = pairs + [(r"\sum_{n=1}^{10^{12}} \frac{1}{n^2}", "5")] + pairs
+    verdicts = equal_many(mixed)
+    assert sum(verdict.correct for verdict in verdicts) == 60
