@@ -16,6 +16,8 @@ Rule = Literal["minerva", "boxed", "stated", "last number", "choice", "last lett
 RULES: tuple[Rule, ...] = ("boxed", "stated", "last number")
 # A stated answer is a line; whoever writes more than this after "the answer is" states none.
 MAX_STATED_CHARACTERS = 2000
+# Whoever writes "final answer is" more often than this never comes to an end.
+MOST_TRIED = 20
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s*([-+]?\d[\d.,]*\d|[-+]?\d|[A-Za-z]\b)")
@@ -25,9 +27,9 @@ _STATED = re.compile(
 _MINERVA = re.compile(r"final\s+answer\s+is\b\s*:?", re.IGNORECASE)
 _HOPE = re.compile(r"\.?\s*I\s+hope\s+it\s+is\s+correct", re.IGNORECASE)
 _LETTER_BEHIND = re.compile(
-    r"(?:(?i:\b(?:answer|ans|choice|option))\b|故?选|答案)[\s*]*(?:(?i:is|was|be)\b|是|为|项)?\s*"
-    r"(?:(?i:the\s+)?(?i:correct\s+)?(?i:option|choice|answer)\b)?[\s:：,=\-]*"
-    r"(?:(?i:is)\s*)?[*$\\({\[]*(?:(?:text|boxed|mathrm|textbf|mathbf)[({]*)?\s*([A-J])(?![A-Za-z'’])"
+    r"(?:(?i:\b(?:answer|ans|choice|option))\b|故?选|答案)[\s*]{0,8}(?:(?i:is|was|be)\b|是|为|项)?\s{0,8}"
+    r"(?:(?i:the\s+)?(?i:correct\s+)?(?i:option|choice|answer)\b)?[\s:：,=\-]{0,8}"
+    r"(?:(?i:is)\s{0,8})?[*$\\({\[]{0,8}(?:(?:text|boxed|mathrm|textbf|mathbf)[({]{0,4})?\s{0,8}([A-J])(?![A-Za-z'’])"
 )
 _LETTER_BEFORE = re.compile(
     r"(?<![A-Za-z'’])([A-J])[)\].*]*\s+(?:is|must\s+be)\s+(?:(?:the|our|my)\s+)?(?:correct|right|answer|true)\b"
@@ -95,7 +97,7 @@ def _to_end_of_sentence(text: str) -> str:
 
 def minerva_answer(text: str) -> str | None:
     """What stands between the last "final answer is" and "I hope it is correct"."""
-    for match in reversed(list(_MINERVA.finditer(text))):
+    for match in reversed(list(_MINERVA.finditer(text))[-MOST_TRIED:]):
         after = text[match.end() : match.end() + MAX_STATED_CHARACTERS]
         if hope := _HOPE.search(after):
             answer = after[: hope.start()].strip()

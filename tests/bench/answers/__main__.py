@@ -194,8 +194,8 @@ def report(pairs, ours, theirs, seconds, found, known, unread) -> str:
     lines += [
         "",
         f"{len(found)} different pairs have different verdicts: ours is right about "
-        f"{right['ours']}, math-verify about {right['math-verify']}, not read: {len(unread)}. math-verify did not "
-        f"come to an end about {sum(o is None for o in theirs)} of all.",
+        f"{right['ours']}, math-verify about {right['math-verify']}, not read: {len(unread)}. "
+        f"math-verify came to no end about {sum(o is None for o in theirs)} of all pairs.",
     ]
     return "\n".join(lines)
 
