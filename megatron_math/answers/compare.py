@@ -23,6 +23,8 @@ _PHRASES = {
     "no real solution": r"\emptyset", "no real solutions": r"\emptyset", "无解": r"\emptyset",
     "the empty set": r"\emptyset", "全体实数": r"\reals",
 }  # fmt: skip
+# Digits and signs that make no expression ("5/", "5 5") make no answer either.
+_ARITHMETIC = re.compile(r"[\d\s.,/+*^()\[\]{}:;=!?$-]+")
 _TRIGONOMETRY = re.compile(r"sin|cos|tan|cot|sec|csc")
 _UNIT_BEHIND = re.compile(r"(.*[\w})\]]) ([A-Za-z]+(?:(?: |/)[A-Za-z]+){0,3}(?:\^\{?[23]\}?)?)")
 
@@ -32,11 +34,13 @@ def same_answers(answer: str, reference: str, rules: Rules) -> bool | None:
     steps = rules.steps - {"prefix"}
     texts = tidy(answer, steps), tidy(reference, steps)
     try:
-        (first, unit), (second, expected) = (
-            _read(text, other) for text, other in (texts, texts[::-1])
-        )
+        second, expected = _read(texts[1], texts[0])
     except UnreadableError:
         return None
+    try:
+        first, unit = _read(*texts)
+    except UnreadableError:
+        return False if _ARITHMETIC.fullmatch(texts[0]) else None
     if "units" in rules.checks and unit.kind and expected.kind:
         if unit.kind != expected.kind:
             return False

@@ -91,7 +91,7 @@ def _to_end_of_sentence(text: str) -> str:
     span = _MATH_SPAN.match(line)
     if span and "$" not in line[span.end() :]:  # $5$;$10$ is one answer
         return span.group(1).strip()
-    sentence = re.split(r"[.!?](?:\s|$)|[。！？]", line, maxsplit=1)[0]
+    sentence = re.split(r"(?<!\\)[.!?](?:\s|$)|[。！？]", line, maxsplit=1)[0]
     return sentence.strip(" \t*").rstrip(".:, ")
 
 

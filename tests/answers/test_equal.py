@@ -122,41 +122,6 @@ def test_neighbours_answers_are_not_accepted(shared_data):
 
 
 TIMES_OUT = r"\lim_{n \to 5} 9^{9^{9^{9^n}}}"  # read by math-verify alone, which computes it
-HOSTILE = [
-    TIMES_OUT,
-    "5^(5^(5^(5^5)))",
-    "9^{9^{9^{9^9}}}",
-    r"\log(" * 40 + "2" + ")" * 40,
-    r"\sqrt{" * 300 + "2" + "}" * 300,
-    "(" * 900,
-    "{" * 900,
-    r"\frac{1}{" * 90 + "2" + "}" * 90,
-    "100!" * 50,
-    "((10!)!)!",
-    r"\sum_{n=1}^{10^{12}} \frac{1}{n^2}",
-    r"\int_0^1 x^{x^{x^{x}}} dx",
-    "1+" * 490 + "1",
-    "9" * 999,
-    "x" * 999,
-    "\x00\ud800"[:1] + "5",
-    "9" * (1 << 20),
-    "1/" * (1 << 19),
-    r"\frac{" * 200_000,
-    "\\text{" * 200_000,
-]
-
-
-def test_hostile_answers_are_answered_in_time_and_harm_no_neighbour():
-    limit_seconds = 1.0
-    pairs = []
-    for answer in HOSTILE:
-        pairs += [(answer, "p - q"), ("-q + p", "p - q")]
-    started = time.monotonic()
-    verdicts = equal_many(pairs, limit_seconds=limit_seconds)
-    assert time.monotonic() - started < len(HOSTILE) * (limit_seconds + 1)
-    assert all(verdict == Verdict(True, "algebra") for verdict in verdicts[1::2])
-    assert not any(verdict.correct for verdict in verdicts[::2])
-    assert "timeout" in {verdict.how for verdict in verdicts[::2]}
 
 
 def test_one_hostile_answer_costs_the_limit_and_no_more():

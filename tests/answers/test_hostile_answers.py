@@ -9,27 +9,46 @@ import pytest
 from hostile_answers import hostile_answers
 
 from megatron_math.answers import equal as equal_module
-from megatron_math.answers.equal import MEMORY_BYTES, equal, equal_many, second_opinions
+from megatron_math.answers.equal import MEMORY_BYTES, Verdict, equal, equal_many, second_opinions
 from megatron_math.answers.extract import extract_answer
 from megatron_math.sandbox.pool import Pool
 
 SECONDS = 2.0
 
 
-def test_each_is_answered_in_two_seconds_and_harms_no_neighbour() -> None:
+def test_each_is_answered_and_harms_no_neighbour() -> None:
+    limit_seconds = 0.4
+    corpus = hostile_answers()
+    pairs = []
+    for _, answer, reference in corpus:
+        pairs += [(answer, reference), ("-q + p", "p - q")]
+    started = time.monotonic()
+    verdicts = equal_many(pairs, limit_seconds=limit_seconds)
+    assert time.monotonic() - started < len(corpus) * (limit_seconds + 0.5)
+    assert all(verdict == Verdict(True, "algebra") for verdict in verdicts[1::2])
+    accepted = [row[0] for row, v in zip(corpus, verdicts[::2], strict=True) if v.correct]
+    assert accepted == []
+    late = {row[0] for row, v in zip(corpus, verdicts[::2], strict=True) if v.how == "timeout"}
+    assert {"sum over a trillion", "both towers"} <= late
+    assert len(late) < len(corpus) / 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tower", "nested ln of a tower", "sum over a trillion", "matrix of ones", "both towers",
+     "megabyte of digits", "megabyte of a matrix"],
+)  # fmt: skip
+def test_two_seconds_are_enough_for_each(name: str) -> None:
+    (pair,) = [(answer, reference) for one, answer, reference in hostile_answers() if one == name]
     assert equal("-q + p", "p - q").correct  # start the pool
-    slow, wrong = [], []
-    for name, answer, reference in hostile_answers():
+    taken = []
+    for _ in range(2):  # a loaded machine may be late once
         started = time.monotonic()
-        verdict = equal(answer, reference)
-        seconds = time.monotonic() - started
-        if seconds > SECONDS:
-            slow.append((name, seconds))
-        if verdict.correct:
-            wrong.append((name, verdict))
-    assert slow == []
-    assert wrong == []
-    assert equal("-q + p", "p - q").correct
+        assert not equal(*pair).correct
+        taken.append(time.monotonic() - started)
+        if taken[-1] < SECONDS:
+            return
+    pytest.fail(f"{name}: {taken} s")
 
 
 def test_what_hangs_math_verify_is_ended_and_said() -> None:
@@ -76,10 +95,10 @@ def test_an_item_that_wants_more_is_refused_and_the_next_is_served() -> None:
 def test_extraction_takes_no_time_on_any_of_them() -> None:
     rules = ("minerva", "boxed", "stated", "choice", "last letter", "last number")
     for name, answer, _ in hostile_answers():
-        started = time.monotonic()
         for rule in rules:
+            started = time.monotonic()
             extract_answer(answer, [rule])  # type: ignore[list-item]
-        assert time.monotonic() - started < 3, name
+            assert time.monotonic() - started < 3, (name, rule)
 
 
 def test_many_pairs_with_hostile_ones_between_are_all_judged(shared_data: Path) -> None:

@@ -204,7 +204,7 @@ def test_a_wrong_number_of_rows_stops(tmp_path):
 
 def test_unknown_names_missing_data_and_too_many_shots(tmp_path, monkeypatch):
     monkeypatch.delenv("MEGATRON_MATH_DATA", raising=False)
-    with pytest.raises(UserError, match="known are gsm8k"):
+    with pytest.raises(UserError, match="known are aime24, amc, aqua"):
         load_benchmark("gsm9k")
     with pytest.raises(UserError, match=r"evaluate\.data"):
         load_benchmark("gsm8k")

@@ -96,10 +96,10 @@ def timed(function, *arguments, **more) -> tuple[float, list]:
 
 
 def differences(pairs: list[Pair], ours: list[Verdict], theirs: list[bool | None]) -> list[dict]:
-    """Every pair on which the graders differ, once; None of math-verify counts as wrong."""
+    """Every pair on which the graders differ, once, where math-verify came to an end."""
     found = {}
     for pair, verdict, other in zip(pairs, ours, theirs, strict=True):
-        if verdict.correct != bool(other):
+        if other is not None and verdict.correct != other:
             found[pair] = {
                 "answer": pair[0], "reference": pair[1], "ours": verdict.correct,
                 "how": verdict.how, "math_verify": other,
