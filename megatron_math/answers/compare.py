@@ -7,7 +7,7 @@ only killable processes come here.
 import re
 from collections.abc import Sequence
 
-from megatron_math.answers.expression import read_expression
+from megatron_math.answers.expression import read_expression, scalar
 from megatron_math.answers.nodes import Node, UnreadableError, call
 from megatron_math.answers.regions import is_inequality, is_region, region_of
 from megatron_math.answers.rules import Rules
@@ -26,6 +26,8 @@ _PHRASES = {
 # Digits and signs that make no expression ("5/", "5 5") make no answer either.
 _ARITHMETIC = re.compile(r"[\d\s.,/+*^()\[\]{}:;=!?$-]+")
 _TRIGONOMETRY = re.compile(r"sin|cos|tan|cot|sec|csc")
+_ENDLESS = re.compile(r"(\d*\.\d*?)(\d)\2{2,}\s*(?:\.{2,3}|…|\\[lc]?dots)")  # 0.1666...
+_BUILDER = re.compile(r"\\?\{\s*[A-Za-z]\s*(?:\\mid|\\vert|\||:)\s*([^{}|]+?)\s*\\?\}")
 _UNIT_BEHIND = re.compile(r"(.*[\w})\]]) ([A-Za-z]+(?:(?: |/)[A-Za-z]+){0,3}(?:\^\{?[23]\}?)?)")
 
 
@@ -47,12 +49,26 @@ def same_answers(answer: str, reference: str, rules: Rules) -> bool | None:
         if unit.size != expected.size:
             first = call("multiply", first, Node("number", value=unit.size))
             second = call("multiply", second, Node("number", value=expected.size))
-    return Comparison(rules, seed=f"{answer}\n{reference}").same(first, second)
+    comparison = Comparison(rules, seed=f"{answer}\n{reference}")
+    verdict = comparison.same(first, second)
+    degrees = [one.kind == "angle" for one in (unit, expected)]
+    if verdict is False and any(degrees) and not all(degrees):
+        other = texts[0] if degrees[1] else texts[1]
+        if "pi" in other or "arc" in other:  # 90° is pi/2, not 90
+            sides = [
+                call("degrees", scalar(node)) if is_degrees else node
+                for node, is_degrees in zip((first, second), degrees, strict=True)
+            ]
+            return comparison.same(*sides)
+    return verdict
 
 
 def _read(text: str, other: str) -> tuple[Node, Unit]:
     """The tree, and the unit behind it."""
     text = _PHRASES.get(text.lower(), text)
+    text = _ENDLESS.sub(r"\1\\overline{\2}", text)
+    if match := _BUILDER.fullmatch(text):
+        text = match[1]
     if text.endswith(("°", "%")) and not _TRIGONOMETRY.search(text):
         kind = "angle" if text[-1] == "°" else "percent"
         return read_expression(text[:-1]), Unit(kind)
@@ -60,12 +76,10 @@ def _read(text: str, other: str) -> tuple[Node, Unit]:
         return read_expression(text[1:]), Unit("money")
     if match := _UNIT_BEHIND.fullmatch(text):
         unit = read_unit(match[2])
-        single = len(match[2]) == 1
-        if (
-            unit is not None
-            and (unit.kind or len(match[2]) > 3)
-            and not (single and match[2] in other)
-        ):
+        letters = re.match("[A-Za-z]+", match[2])
+        is_word = letters is not None and len(letters[0]) > 3
+        is_letter = len(match[2]) == 1 and match[2] in other
+        if unit is not None and (unit.kind or is_word) and not is_letter:
             return read_expression(match[1]), unit
     return read_expression(text), Unit()
 
@@ -126,7 +140,7 @@ class Comparison:
                 return False
             return self.same(regions[0][0], regions[1][0])
         if not (is_inequality(answer) and is_inequality(reference)):
-            return False if answer.kind != "relation" or reference.kind != "relation" else None
+            return False
         if len(answer.parts) != 2 or len(reference.parts) != 2:
             return None
         first, second = (_turned(node) for node in (answer, reference))
@@ -149,6 +163,8 @@ class Comparison:
             group = answer if answer.kind == "group" else reference
             other = reference if group is answer else answer
             loose = "loose brackets" in self._checks
+            if group.name == "[]" and len(group.parts) != 2 and other.kind == "list":
+                return self._in_any_order(group.parts, other.parts)  # as a program prints it
             if other.kind == "list" and (group.name == "()" or loose):
                 return self._in_order(group.parts, other.parts)
             return self._in_any_order(first, second) if loose else False
@@ -246,6 +262,8 @@ def _prepared(node: Node) -> Node:
         return region[0] if region else node
     if node.kind in ("list", "set"):
         return Node(node.kind, tuple(_elements(node)), node.name)
+    if node.kind == "group" and len(node.parts) == 1 and node.name == "[]":
+        return _prepared(node.parts[0])
     if node.kind == "group" and len(node.parts) > 1 and node.name == "[]":
         rows = node.parts
         is_matrix = all(row.kind == "group" and row.name == "[]" for row in rows)

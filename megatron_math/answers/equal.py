@@ -35,11 +35,13 @@ ROUNDED_PLACES = 6
 TOLERANCE = Fraction(1, 10_000)
 _WORDS = {"yes", "no", "odd", "even", "true", "false", "none"}
 _LETTER = re.compile(
-    r"(?:(?i:option|choice|answer)\s+)?(?:\(([A-Ja-j])\)(?:\s.*)?|([A-Ja-j])[.:)]?|([A-J])[).:]\s*\S.*)",
+    r"(?:(?i:option|choice|answer)\s+|选项?\s*)?(?:\(([A-Ja-j])\)(?:\s.*)?|([A-Ja-j])[.:),]?|([A-J])[).:]\s*\S.*)",
     re.DOTALL,
 )
 _LETTERS = re.compile(r"\(?[A-J]\)?(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*)\(?[A-J]\)?)+")
-_CLOCK = re.compile(r"(\d{1,2}:\d{2})\s*(?:([ap])\.?\s?m\.?)?", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(\d{1,2})(?::(\d{2})\s*(?:([ap])\.?\s?m\.?)?|\s*([ap])\.?\s?m\.?)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,8 @@ def equal_without_algebra(
 
 
 def _closed_up(text: str) -> str:
-    return re.sub(r"(?<!\w) | (?!\w)", "", text)  # "1 1/2" must not become 11/2
+    """Without spaces that say nothing: 1 1/2 must not become 11/2, nor two words one."""
+    return re.sub(r"(?<!\w) | (?!\w)|(?<=[0-9]) (?=[A-Za-z])|(?<=[A-Za-z]) (?=[0-9])", "", text)
 
 
 def _as_choices(answer: str, reference: str) -> Verdict | None:
@@ -195,9 +198,9 @@ def _as_words(answer: str, reference: str, raw_reference: str) -> Verdict | None
     """Words want the same words: math-verify would read Evelyn as a product of letters."""
     times = [_CLOCK.fullmatch(text) for text in (answer, reference)]
     if times[0] and times[1]:
-        (time, half), (expected, expected_half) = times[0].groups(), times[1].groups()
-        same_half = not half or not expected_half or half.lower() == expected_half.lower()
-        return Verdict(time == expected and same_half, "words")
+        found = [(int(t[1]), int(t[2] or 0), (t[3] or t[4] or "").lower()) for t in times if t]
+        same_half = not all(half for _, _, half in found) or found[0][2] == found[1][2]
+        return Verdict(found[0][:2] == found[1][:2] and same_half, "words")
     is_words = re.fullmatch(r"[A-Za-z']{2,}(?:[ -][A-Za-z']{2,})*", reference) and (
         reference.casefold() in _WORDS or len(reference) > 3 or "\\text" in raw_reference
     )

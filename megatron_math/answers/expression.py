@@ -25,6 +25,9 @@ _GREEK = {
     "rho", "sigma", "tau", "phi", "varphi", "chi", "psi", "omega", "eta", "kappa", "zeta", "Delta",
     "Omega", "Gamma", "Lambda", "Sigma", "Phi", "Psi", "Theta", "ell",
 }  # fmt: skip
+_RUN_TOGETHER = re.compile(
+    r"([b-df-hj-z]?)(arc(?:sin|cos|tan)|sinh?|cosh?|tanh?|cot|sec|csc|ln|log)([A-Za-z]?)"
+)
 _RELATIONS = {
     "=": "=", "<": "<", ">": ">", "le": "<=", "leq": "<=", "leqslant": "<=", "ge": ">=",
     "geq": ">=", "geqslant": ">=", "ne": "!=", "neq": "!=", "in": "in", "lt": "<", "gt": ">",
@@ -118,10 +121,22 @@ class _Reader:
         return name
 
     def _union(self) -> Node:
-        parts = [self._sum()]
+        parts = [self._ratio()]
         while self._take("cup", kind="command") or self._take("U", kind="joint"):
-            parts.append(self._sum())
+            parts.append(self._ratio())
         return Node("union", tuple(parts)) if len(parts) > 1 else parts[0]
+
+    def _ratio(self) -> Node:
+        """3:4 is three quarters; 2:3:4 is the tuple of its parts over the first."""
+        parts = [self._sum()]
+        while self._take(":"):
+            parts.append(self._sum())
+        if len(parts) == 1:
+            return parts[0]
+        first = scalar(parts[0])
+        if len(parts) == 2:
+            return call("divide", first, scalar(parts[1]))
+        return Node("group", tuple(call("divide", scalar(p), first) for p in parts), "::")
 
     # Arithmetic.
 
@@ -145,7 +160,7 @@ class _Reader:
         while True:
             if self._take("*") or self._take(*_TIMES, kind="command"):
                 total = call("multiply", scalar(total), scalar(self._signed_factor()))
-            elif self._take("/", ":") or self._take(*_OVER, kind="command"):
+            elif self._take("/") or self._take(*_OVER, kind="command"):
                 total = call("divide", scalar(total), scalar(self._signed_factor()))
             elif self._begins_factor():
                 if self._look().kind == "number" and total.kind == "number":
@@ -282,13 +297,13 @@ class _Reader:
             return constant(_CONSTANTS[word])
         if word.lower() in _GREEK:
             return self._subscripted(word)
-        for name in FUNCTIONS:
-            if word.startswith(name) and len(word) == len(name) + 1:  # sinx
-                self._tokens[self._at - 1 : self._at] = [
-                    Token("command", name), Token("word", word[len(name) :]),
-                ]  # fmt: skip
-                self._at -= 1
-                return self._function(self._next().text)
+        if match := _RUN_TOGETHER.fullmatch(word):  # xsinx
+            before, name, behind = match.groups()
+            pieces = [Token("word", letter) for letter in before]
+            pieces += [Token("command", name), *(Token("word", letter) for letter in behind)]
+            self._tokens[self._at - 1 : self._at] = pieces
+            self._at -= 1
+            return self._primary()
         if len(word) > 3 or (len(word) > 1 and (word.isupper() or not word.islower())):
             self._refuse(f"the word {word}")
         if len(word) == 1:
@@ -316,7 +331,8 @@ class _Reader:
                 power = scalar(self._exponent())
         argument = self._argument(name)
         if name == "sqrt":
-            root = call("power", argument, call("divide", integer(1), base or integer(2)))
+            half = call("divide", integer(1), integer(2))
+            root = call("root", argument, base) if base else call("power", argument, half)
             return call("power", root, power) if power else root
         if name == "lg":
             name, base = "log", integer(10)
@@ -427,6 +443,8 @@ class _Reader:
         kind = self._environment()
         if kind == "array" and self._is("{"):
             self._raw_subscript()  # the columns' alignment
+        if kind == "cases":
+            return self._cases()
         if kind not in ("pmatrix", "bmatrix", "matrix", "array", "smallmatrix"):
             self._refuse(f"the environment {kind}")
         rows: list[Node] = []
@@ -446,6 +464,17 @@ class _Reader:
         if len({len(row.parts) for row in rows}) != 1:
             self._refuse("rows of unequal length")
         return Node("matrix", tuple(rows))
+
+    def _cases(self) -> Node:
+        """Equations one below the other: x = 1, y = 2."""
+        parts = [self._relation()]
+        while self._look().kind == "row" or self._is(","):
+            self._at += 1
+            if not self._is("end", kind="command"):
+                parts.append(self._relation())
+        if not self._take("end", kind="command") or self._environment() != "cases":
+            self._refuse("an open list of cases")
+        return Node("list", tuple(parts), "and")
 
     def _environment(self) -> str:
         self._want("{")

@@ -3,6 +3,7 @@
 Everything is exact (`Fraction`), bounded in size and linear in time: an answer is untrusted text.
 """
 
+import itertools
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +30,8 @@ _QUANTITY = re.compile(
     )\s*(?P<unit>%|°|(?:(?<=\s)|(?<=\}}))[A-Za-z].*|[A-Za-z]{{2,}}\S*|[\u4e00-\u9fff].*)?""",
     re.VERBOSE,
 )
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+|[\u4e00-\u9fff]+)")
+_COMPOUND = re.compile(rf"{_PART.pattern}(?:,?\s*(?:and\s+)?{_PART.pattern})+")
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,12 @@ def parse_quantity(text: str, steps: frozenset[str] = ALL_STEPS) -> Quantity | N
     text = tidy(text, steps) if len(text) <= 4 * MAX_NUMBER_CHARACTERS else ""
     match = _QUANTITY.fullmatch(text) if len(text) <= MAX_NUMBER_CHARACTERS else None
     if match is None or (match["sign"] and match["sign_"]):
-        return None
+        return _compound(text)
     following = (match["unit"] or "").removeprefix(r"\ ")
     unit = read_unit(following)
     value = _read_value(match)
     if unit is None or value is None:
-        return None
+        return _compound(text)
     is_word = following.isascii() and following[:1].isalpha()
     is_attached = is_word and text[match.start("unit") - 1] != " "
     if is_attached and not is_known(re.split(r"[\^/ ]", following)[0]):
@@ -82,6 +85,23 @@ def parse_quantity(text: str, steps: frozenset[str] = ALL_STEPS) -> Quantity | N
     decimal = match["decimal"]
     places = len(decimal.partition(".")[2]) if decimal else 0
     return Quantity(value * unit.scale, kind, size, decimal is not None, places)
+
+
+def _compound(text: str) -> Quantity | None:
+    """5 ft 3 in, 3小时30分钟: parts of one kind, each smaller than the one before."""
+    if len(text) > MAX_NUMBER_CHARACTERS or not _COMPOUND.fullmatch(text):
+        return None
+    parts = [(Fraction(n), read_unit(unit)) for n, unit in _PART.findall(text)]
+    units = [unit for _, unit in parts if unit is not None and unit.kind]
+    sizes = [unit.size for unit in units]
+    if len(units) != len(parts) or len({unit.kind for unit in units}) != 1:
+        return None
+    if any(second >= first for first, second in itertools.pairwise(sizes)):
+        return None
+    total = sum(
+        (value * size for (value, _), size in zip(parts, sizes, strict=True)), start=Fraction(0)
+    )
+    return Quantity(total / sizes[-1], units[0].kind, sizes[-1])
 
 
 def _read_value(match: re.Match[str]) -> Fraction | None:

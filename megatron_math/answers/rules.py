@@ -18,7 +18,8 @@ STEPS: dict[str, str] = {
     "spacing": r"\left, \!, \quad and the like go",
     "math signs": r"$...$ and \(...\) leave their content",
     "final stop": "a full stop at the end goes",
-    "prefix": "x = 5 is 5, unless the other answer names another letter",
+    "prefix": "x = 5 and about 5 are 5; but x = 5 is not y = 5",
+    "powers of ten": "3 x 10^8 is a product of numbers",
     "chinese numerals": "三分之二 is 2/3, 一百零五个 is 105 个, 3.5万 is 35000",
     "number words": "twenty-one is 21, two thirds is 2/3",
 }

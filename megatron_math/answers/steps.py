@@ -37,6 +37,10 @@ _SPACING = re.compile(
     r"|Bigr|biggl|biggr|hspace\{[^{}]*\})(?![A-Za-z])|(?<!\\)\\[!,;: ]|~"
 )
 _DOLLARS = re.compile(r"(?<![\\$])\$(?=[^\s$])([^$]*[^\s$])\$(?!\d)")
+_ABOUT = re.compile(
+    r"^(?:\\approx|≈|approximately|approx\.|about|roughly|exactly|equals?(?: to)?)\s+",
+    re.IGNORECASE,
+)
 _PREFIX = re.compile(r"^([A-Za-z](?:_?\w|_\{\w+\})?)\s*=\s*(?=[^=]+$)")
 
 
@@ -59,6 +63,7 @@ def _wrappers(text: str) -> str:
         text = _WRAPPERS.sub(r" \1 ", text)
     if text.startswith(r"\boxed{") and text.endswith("}"):
         text = text[len(r"\boxed{") : -1]
+    text = re.sub(r"\\overline\s*\{\s*([A-Z]{2,})\s*\}", r"\1", text)  # the segment AB
     return re.sub(r"(?<=[A-Za-z])\s+(?=\^)", "", text)  # \text{ cm }^2
 
 
@@ -105,10 +110,15 @@ def _final_stop(text: str) -> str:
 
 
 def _prefix(text: str) -> str:
-    return _PREFIX.sub("", text)
+    return _PREFIX.sub("", _ABOUT.sub("", text))
+
+
+def _times_ten(text: str) -> str:
+    return re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))", r"\\times ", text)
 
 
 def _number_words(text: str) -> str:
+    text = re.sub(r"^(\d+)\s*\^?\{?\s*(?:st|nd|rd|th)(?![A-Za-z])\s*\}?", r"\1", text)
     return english_to_digits(text) if text[:1].isalpha() and text.isascii() else text
 
 
@@ -120,7 +130,8 @@ _FUNCTIONS: dict[str, Callable[[str], str]] = {
     "unicode": _unicode, "wrappers": _wrappers, "money": _money, "percent": _percent,
     "fractions": _fractions, "degree": _degree, "thousands": _thousands, "spacing": _spacing,
     "math signs": _math_signs, "final stop": _final_stop, "prefix": _prefix,
-    "number words": _number_words, "chinese numerals": _chinese_numerals,
+    "powers of ten": _times_ten, "number words": _number_words,
+    "chinese numerals": _chinese_numerals,
 }  # fmt: skip
 
 

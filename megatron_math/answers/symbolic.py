@@ -40,6 +40,8 @@ def to_sympy(node: Node) -> Any:
         return -parts[0]
     if node.name == "divide":
         return parts[0] / parts[1]
+    if node.name == "root":
+        return sympy.real_root(*parts)
     if node.name == "degrees":
         return parts[0] * sympy.pi / 180
     function = _NAMES.get(node.name) or getattr(sympy, node.name)

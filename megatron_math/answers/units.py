@@ -48,7 +48,7 @@ _KNOWN: dict[str, tuple[str, Fraction]] = {
         },
         "imperial volume": {"pint": "1", "quart": "2", "gallon": "8"},
         "money": {"$": "100", "dollar": "100", "usd": "100", "cent": "1"},
-        "yuan": {"元": "100", "yuan": "100", "¥": "100", "角": "10", "分": "1"},
+        "yuan": {"元": "100", "yuan": "100", "¥": "100", "角": "10"},
         "british money": {"£": "1"},
         "euros": {"€": "1", "euro": "1"},
         "percent": {"%": "1", "percent": "1"},

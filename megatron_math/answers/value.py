@@ -98,6 +98,8 @@ def _exact_call(name: str, values: list[Fraction]) -> Fraction:
             return Fraction(a.__ceil__())
         case "factorial", [a]:
             return Fraction(_factorial(a))
+        case "root", [a, b] if b == 1:
+            return a
         case "binomial", [a, b]:
             if a.denominator == b.denominator == 1 and 0 <= b <= a <= MAX_FACTORIAL:
                 return Fraction(_factorial(a), _factorial(b) * _factorial(a - b))
@@ -187,6 +189,8 @@ def _numeric_call(name: str, values: list[Any]) -> Any:
             return first / values[1]
         case "power":
             return _numeric_power(first, values[1])
+        case "root":
+            return _numeric_root(first, values[1])
         case "ln":
             return mpmath.ln(first)
         case "arcsin" | "arccos" | "arctan":
@@ -212,6 +216,16 @@ def _numeric_power(base: Any, exponent: Any) -> Any:
     if abs(exponent) * (abs(mpmath.ln(abs(base))) + 4) > MAX_EXPONENT:
         raise TooLargeError("a power")
     return mpmath.power(base, exponent)
+
+
+def _numeric_root(value: Any, degree: Any) -> Any:
+    """The real root of a negative number where the degree is odd."""
+    if degree == 0:
+        raise UndefinedError("a root of degree zero")
+    is_odd = mpmath.im(degree) == 0 and mpmath.isint(degree) and int(degree) % 2
+    if is_odd and mpmath.im(value) == 0 and value < 0:
+        return -_numeric_power(-value, 1 / degree)
+    return _numeric_power(value, 1 / degree)
 
 
 def _gamma(value: Any) -> Any:

@@ -71,9 +71,12 @@ def hostile_answers() -> list[tuple[str, str, str]]:
         "megabyte of powers": "2^" * (1 << 19),
     }
     found = [(name, text, "p - q") for name, text in texts.items()]
-    found += [
-        (f"{name}, to a number", texts[name], "5") for name in texts if "megabyte" not in name
-    ]
+    to_a_number = (
+        "tower", "tower in braces", "last digits", "huge power of two", "nested logarithms",
+        "factorial of factorials", "huge binomial", "long digits", "plus-minus", "scientific",
+        "half a character", "repeating", "matrix of ones",
+    )  # fmt: skip
+    found += [(f"{name}, to a number", texts[name], "5") for name in to_a_number]
     found += [("both towers", "9^{9^{9^{9^9}}}", "9^{9^{9^{9^{10}}}}")]
     found += [("both large", "2^{10^{7}}", "4^{5 \\cdot 10^{6}}+1")]
     return found

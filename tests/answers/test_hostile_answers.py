@@ -17,7 +17,7 @@ SECONDS = 2.0
 
 
 def test_each_is_answered_and_harms_no_neighbour() -> None:
-    limit_seconds = 0.4
+    limit_seconds = 0.75
     corpus = hostile_answers()
     pairs = []
     for _, answer, reference in corpus:
@@ -95,7 +95,7 @@ def test_an_item_that_wants_more_is_refused_and_the_next_is_served() -> None:
 def test_extraction_takes_no_time_on_any_of_them() -> None:
     rules = ("minerva", "boxed", "stated", "choice", "last letter", "last number")
     for name, answer, reference in hostile_answers():
-        if "megabyte" not in name or reference == "5":
+        if not name.endswith(("spaces", "words", "numerals", "a matrix")) or reference == "5":
             continue
         for rule in rules:
             started = time.monotonic()
