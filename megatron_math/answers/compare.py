@@ -7,8 +7,8 @@ only killable processes come here.
 import re
 from collections.abc import Sequence
 
-from megatron_math.answers.expression import read_expression, scalar
-from megatron_math.answers.nodes import Node, UnreadableError, call
+from megatron_math.answers.expression import read_expression
+from megatron_math.answers.nodes import Node, UnreadableError, call, scalar
 from megatron_math.answers.regions import is_inequality, is_region, region_of
 from megatron_math.answers.rules import Rules
 from megatron_math.answers.scalars import Scalars

@@ -39,3 +39,16 @@ def integer(value: int) -> Node:
 
 
 REALS = Node("group", (call("negative", constant("infinity")), constant("infinity")), name="()")
+
+
+def scalar(node: Node) -> Node:
+    """`node` where arithmetic wants one value; square brackets around one value are brackets."""
+    if node.kind == "group" and len(node.parts) == 1 and node.name == "[]":
+        return scalar(node.parts[0])
+    if node.kind in ("number", "symbol", "constant", "call"):
+        return node
+    raise UnreadableError(f"arithmetic with a {node.kind}")
+
+
+def parts_of(node: Node) -> tuple[Node, ...]:
+    return node.parts if node.kind == "list" else (node,)
