@@ -73,7 +73,8 @@ class BracketReader(Cursor):
         """Equations one below the other: x = 1, y = 2."""
         parts = [self._relation()]
         while self._look().kind == "row" or self._is(","):
-            self._at += 1
+            while self._look().kind == "row" or self._is(","):
+                self._at += 1
             if not self._is("end", kind="command"):
                 parts.append(self._relation())
         if not self._take("end", kind="command") or self._environment() != "cases":

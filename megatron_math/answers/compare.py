@@ -27,6 +27,11 @@ _PHRASES = {
 _ARITHMETIC = re.compile(r"[\d\s.,/+*^()\[\]{}:;=!?$-]+")
 _TRIGONOMETRY = re.compile(r"sin|cos|tan|cot|sec|csc")
 _ENDLESS = re.compile(r"(\d*\.\d*?)(\d)\2{2,}\s*(?:\.{2,3}|…|\\[lc]?dots)")  # 0.1666...
+_DERIVATIVE = re.compile(
+    r"\\frac\s*\{\s*(?:d|\\partial)\s*\w?\s*\}\s*\{\s*(?:d|\\partial)\s*\w\s*\}"
+)
+_SYSTEM = re.compile(r"^\\\{\s*\\begin\{array\}\s*\{[lcr]*\}(.*)\\end\{array\}$")
+_LOGARITHM = re.compile(r"\\?log(?![_A-Za-z])(?!\s*_)")
 _BUILDER = re.compile(r"\\?\{\s*[A-Za-z]\s*(?:\\mid|\\vert|\||:)\s*([^{}|]+?)\s*\\?\}")
 _UNIT_BEHIND = re.compile(r"(.*[\w})\]]) ([A-Za-z]+(?:(?: |/)[A-Za-z]+){0,3}(?:\^\{?[23]\}?)?)")
 
@@ -35,12 +40,21 @@ def same_answers(answer: str, reference: str, rules: Rules) -> bool | None:
     """Whether both texts are one answer; None when a text cannot be read, or nobody can tell."""
     steps = rules.steps - {"prefix"}
     texts = tidy(answer, steps), tidy(reference, steps)
+    verdict = _same_texts(texts, rules)
+    if verdict is False and any(_LOGARITHM.search(text) for text in texts):
+        # without a base: the natural one, or the one of ten
+        decimal = _same_texts(tuple(_LOGARITHM.sub(r"\\lg ", text) for text in texts), rules)
+        return True if decimal else verdict
+    return verdict
+
+
+def _same_texts(texts: tuple[str, ...], rules: Rules) -> bool | None:
     try:
         second, expected = _read(texts[1], texts[0])
     except UnreadableError:
         return None
     try:
-        first, unit = _read(*texts)
+        first, unit = _read(texts[0], texts[1])
     except UnreadableError:
         return False if _ARITHMETIC.fullmatch(texts[0]) else None
     if "units" in rules.checks and unit.kind and expected.kind:
@@ -49,7 +63,7 @@ def same_answers(answer: str, reference: str, rules: Rules) -> bool | None:
         if unit.size != expected.size:
             first = call("multiply", first, Node("number", value=unit.size))
             second = call("multiply", second, Node("number", value=expected.size))
-    comparison = Comparison(rules, seed=f"{answer}\n{reference}")
+    comparison = Comparison(rules, seed="\n".join(texts))
     verdict = comparison.same(first, second)
     degrees = [one.kind == "angle" for one in (unit, expected)]
     if verdict is False and any(degrees) and not all(degrees):
@@ -66,6 +80,9 @@ def same_answers(answer: str, reference: str, rules: Rules) -> bool | None:
 def _read(text: str, other: str) -> tuple[Node, Unit]:
     """The tree, and the unit behind it."""
     text = _PHRASES.get(text.lower(), text)
+    if _DERIVATIVE.search(text):
+        raise UnreadableError("a derivative")
+    text = _SYSTEM.sub(r"\\begin{cases}\1\\end{cases}", text)
     text = _ENDLESS.sub(r"\1\\overline{\2}", text)
     if match := _BUILDER.fullmatch(text):
         text = match[1]

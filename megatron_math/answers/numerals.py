@@ -77,6 +77,7 @@ def chinese_to_digits(text: str) -> str:
     """The Chinese numeral that `text` begins with as digits, and whatever follows."""
     if text in ("一半", "半"):
         return "1/2"
+    text = re.sub(rf"^第(?={_NUMERAL}|\d)", "", text)
     if match := _FRACTION.match(text):
         sign, bottom, top = match.groups()
         minus, rest = "-" if sign else "", text[match.end() :]

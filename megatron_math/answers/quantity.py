@@ -27,7 +27,7 @@ _QUANTITY = re.compile(
         | (?P<decimal>{_DECIMAL})
             (?:\s*(?:\\times|\\cdot|\*)\s*10\s*(?:\^|\*\*)\s*
                 \{{?\s*(?P<power>[-+]?\d{{1,3}})\s*\}}?|[eE](?P<power_>[-+]?\d{{1,3}}))?
-    )\s*(?P<unit>%|°|(?:(?<=\s)|(?<=\}}))[A-Za-z].*|[A-Za-z]{{2,}}\S*|[\u4e00-\u9fff].*)?""",
+    )\s*(?P<unit>%|°(?:\s*[CF])?|[$€£¥]|(?:(?<=\s)|(?<=\}}))[A-Za-z].*|[A-Za-z]{{2,}}\S*|[\u4e00-\u9fff].*)?""",
     re.VERBOSE,
 )
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+|[\u4e00-\u9fff]+)")

@@ -77,7 +77,8 @@ def _percent(text: str) -> str:
 
 
 def _fractions(text: str) -> str:
-    return re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text) if "frac" in text else text
+    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text) if "frac" in text else text
+    return re.sub(r"\\[dt]binom(?![A-Za-z])", r"\\binom", text) if "binom" in text else text
 
 
 def _degree(text: str) -> str:
@@ -87,6 +88,8 @@ def _degree(text: str) -> str:
 
 
 def _thousands(text: str) -> str:
+    if re.fullmatch(r"\s*[-+]?\d{1,3}(?: \d{3})+\s*", text):
+        return text.replace(" ", "")
     return re.sub(r"(?<=\d)(?:\{,\}|,\\!\s*|\\,)(?=\d{3})", ",", text) if "," in text else text
 
 
@@ -119,7 +122,12 @@ def _times_ten(text: str) -> str:
 
 def _number_words(text: str) -> str:
     text = re.sub(r"^(\d+)\s*\^?\{?\s*(?:st|nd|rd|th)(?![A-Za-z])\s*\}?", r"\1", text)
-    return english_to_digits(text) if text[:1].isalpha() and text.isascii() else text
+    if text[:1].isalpha() and text.isascii():
+        text = english_to_digits(text)
+    if match := re.fullmatch(r"(\d+) (?:out of|in) (\w+)", text):
+        bottom = english_to_digits(match[2])
+        return f"{match[1]}/{bottom}" if bottom.isdecimal() else text
+    return text
 
 
 def _chinese_numerals(text: str) -> str:

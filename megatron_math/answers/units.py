@@ -53,6 +53,8 @@ _KNOWN: dict[str, tuple[str, Fraction]] = {
         "euros": {"€": "1", "euro": "1"},
         "percent": {"%": "1", "percent": "1"},
         "angle": {"°": "1", "degree": "1", "deg": "1", "度": "1"},
+        "celsius": {"°C": "1", "° C": "1"},
+        "fahrenheit": {"°F": "1", "° F": "1"},
         "number": {"dozen": "12"},
     }.items()
     for alias, size in table.items()

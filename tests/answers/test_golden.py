@@ -1,4 +1,4 @@
-"""961 pairs with the reason why they are one answer or two, and what either grader says of them."""
+"""995 pairs with the reason why they are one answer or two, and what either grader says of them."""
 
 import json
 from pathlib import Path
