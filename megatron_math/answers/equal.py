@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from megatron_math.answers.quantity import Quantity, parse_quantities, parse_quantity
 from megatron_math.answers.rules import OURS, Rules
@@ -26,8 +26,14 @@ How = Literal[
     "unreadable", "too long", "timeout", "error", "died",
 ]  # fmt: skip
 Pair = tuple[str | None, str]
+Item = list[Any]
 LIMIT_SECONDS = 1.5
 MEMORY_BYTES = 512 << 20
+# Many pairs are sent in chunks, or most of the time goes into waking processes. A pair in a bad
+# chunk waits this long for its own turn: with LIMIT_SECONDS less than 2 s.
+CHUNK = 16
+CHUNK_SECONDS = 0.35
+LEAST_FOR_CHUNKS = 64
 # The longest of MATH-500's answers has 53 characters; SymPy on long babble costs minutes.
 MAX_CHARACTERS = 1000
 # A decimal with so many places may stand for the fraction that it rounds.
@@ -107,10 +113,28 @@ def _judge(
     ]
     open_places = [place for place, verdict in enumerate(verdicts) if verdict is None]
     named = [] if rules == OURS else [sorted(rules.steps), sorted(rules.checks)]
-    if open_places:
-        pool = _pool("judge_whole" if all_killable else "judge", workers, limit_seconds)
-        outcomes = pool.map([*pairs[place], *named] for place in open_places)
-        for place, outcome in zip(open_places, outcomes, strict=True):
+    items = [[*pairs[place], *named] for place in open_places]
+    found = _ask("judge_whole" if all_killable else "judge", items, workers, limit_seconds)
+    for place, verdict in zip(open_places, found, strict=True):
+        verdicts[place] = verdict
+    return [verdict for verdict in verdicts if verdict is not None]
+
+
+def _ask(function: str, items: list[Item], workers: int, limit_seconds: float) -> list[Verdict]:
+    """The workers' verdicts; many pairs go in chunks, those of a chunk that fails one by one."""
+    verdicts: list[Verdict | None] = [None] * len(items)
+    if len(items) >= LEAST_FOR_CHUNKS:
+        chunks = [range(len(items))[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+        pool = _pool(f"{function}_chunk", workers, min(CHUNK_SECONDS, limit_seconds))
+        outcomes = pool.map([items[place] for place in chunk] for chunk in chunks)
+        for chunk, outcome in zip(chunks, outcomes, strict=True):
+            if outcome.state == "done":
+                for place, (correct, how) in zip(chunk, outcome.value, strict=True):
+                    verdicts[place] = Verdict(correct, how)
+    left = [place for place, verdict in enumerate(verdicts) if verdict is None]
+    if left:
+        outcomes = _pool(function, workers, limit_seconds).map(items[place] for place in left)
+        for place, outcome in zip(left, outcomes, strict=True):
             verdicts[place] = _verdict_of(outcome)
     return [verdict for verdict in verdicts if verdict is not None]
 

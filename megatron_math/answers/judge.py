@@ -10,6 +10,7 @@ from typing import Any
 
 from math_verify import parse, verify
 from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
+from sympy.core.cache import clear_cache
 
 from megatron_math.answers.compare import same_answers
 from megatron_math.answers.equal import equal_without_algebra
@@ -41,6 +42,20 @@ def judge_whole(item: list[Any]) -> list[Any]:
     """The same with the exact rules before it, which the caller's process otherwise applies."""
     verdict = equal_without_algebra(*_unpacked(item))
     return judge(item) if verdict is None else [verdict.correct, verdict.how]
+
+
+def judge_chunk(items: list[list[Any]]) -> list[list[Any]]:
+    """`judge` for several; what SymPy remembers of them is forgotten."""
+    found = [judge(item) for item in items]
+    clear_cache()
+    return found
+
+
+def judge_whole_chunk(items: list[list[Any]]) -> list[list[Any]]:
+    """`judge_whole` for several."""
+    found = [judge_whole(item) for item in items]
+    clear_cache()
+    return found
 
 
 def opinion(pair: list[str]) -> bool:
