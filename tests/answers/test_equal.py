@@ -129,4 +129,4 @@ def test_one_hostile_answer_costs_the_limit_and_no_more():
     started = time.monotonic()
     assert equal(TIMES_OUT, "5") == Verdict(False, "timeout")
     assert 1 < time.monotonic() - started < 2
-    assert equal("-q + p", "p - q").correct
+    assert equal("-q + p", "p - q", limit_seconds=5).correct  # as ever, also on a loaded machine
