@@ -32,6 +32,7 @@ from megatron_math.answers.extract import extract_answer  # noqa: E402
 NUM_PAIRS = 10_000
 PAGE = BENCH.parents[1] / "docs" / "benchmarks" / "answers.md"
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
+LISTING = PAGE.with_name("answers_differences.jsonl")
 DIFFERENCES = HERE / "differences.jsonl"
 GOLDEN = BENCH.parent / "answers" / "golden.jsonl"
 Pair = tuple[str, str]
@@ -118,6 +119,12 @@ def judged() -> dict[Pair, dict]:
     return known
 
 
+def write_listing(found: list[dict], known: dict[Pair, dict]) -> None:
+    """Every difference with its judgement, in LISTING."""
+    rows = [row | known.get((row["answer"], row["reference"]), {}) for row in found]
+    LISTING.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
@@ -151,6 +158,7 @@ def main() -> int:
     if arguments.show:
         arguments.show.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in unread))
     if arguments.record:
+        write_listing(found, known)
         page = PAGE.read_text(encoding="utf-8")
         head, tail = page.split(BEGIN)[0], page.split(END)[1]
         PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
