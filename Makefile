@@ -7,7 +7,7 @@ PYTHON312 ?= python3.12
 COMPAT := .venv-compat
 TE_WHEELS ?=
 
-.PHONY: setup demo test slurm bench-data bench-estimate bench-train bench-curate compat soak check clean
+.PHONY: setup demo test slurm bench-data bench-estimate bench-train bench-curate bench-answers compat soak check clean
 
 setup: $(READY)
 
@@ -49,6 +49,10 @@ bench-train: $(READY)
 CURATE_PEER_PYTHON ?= python3
 bench-curate: $(READY)
 	$(BIN)/python tests/bench/curate --peer-python $(CURATE_PEER_PYTHON) --record
+
+# docs/benchmarks/answers.md: grading 10,000 pairs beside math-verify alone, every difference judged.
+bench-answers: $(READY)
+	$(BIN)/python tests/bench/answers --record
 
 # docs/benchmarks/compat.md: parity and resume with the newest megatron-core, which wants Python 3.12 (PYTHON312)
 # and fetches the CUDA build of torch: half an hour, 6 GB. TE_WHEELS=folder with a transformer_engine_torch

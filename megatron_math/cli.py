@@ -375,19 +375,32 @@ def evaluate(
 def grade(
     predictions: Annotated[Path, typer.Argument(help="a predictions.jsonl")],
     as_json: AsJson = False,
+    second_opinion: Annotated[
+        bool, typer.Option(help="ask math-verify too, and print where it disagrees")
+    ] = False,
 ) -> None:
-    """Score a saved predictions file again; no model is loaded."""
+    """Score a saved predictions file again, under other rules too; no model is loaded."""
     from megatron_math.evaluate.grade import grade as grade_file
+    from megatron_math.evaluate.second_look import look_again
 
-    scores = grade_file(predictions)
+    scores = grade_file(predictions) | look_again(predictions, second_opinion=second_opinion)
     if as_json:
         typer.echo(json.dumps(scores, indent=2))
         return
     low, high = scores["interval95"]
     typer.echo(
         f"{scores['benchmark']}: {scores['correct']} of {scores['n']} right, "
-        f"{scores['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"
+        f"{scores['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}), "
+        f"{scores['truncation_rate']:.1%} cut off"
     )
+    for way in scores["spread"]:
+        typer.echo(f"  read by {way['way']}: {way['accuracy']:.1%}, {way['found']} answers found")
+    for row in scores.get("disputed", []):
+        ours, theirs = ("right" if row[key] else "wrong" for key in ("correct", "math_verify"))
+        typer.echo(
+            f"  disputed {row['id']}: {row['extracted']!r} for {row['reference']!r}: "
+            f"{ours} ({row['how']}), math-verify: {theirs}"
+        )
 
 
 @app.command(cls=_keys(("report", "megatron_math.report.config", "ReportConfig")))

@@ -1,7 +1,8 @@
 """Load a benchmark: its YAML, its rows, its prompts.
 
 Rows are looked for in this order: the path given by the caller; below the data folder given by the
-caller; below the folder that the environment variable MEGATRON_MATH_DATA names.
+caller; below the folder that the environment variable MEGATRON_MATH_DATA names. Nothing is fetched:
+where they are missing, the error says what to get and where to put it.
 """
 
 import os
@@ -10,24 +11,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_math.answers.extract import last_boxed
 from megatron_math.base.config import load_yaml, parse_section
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import sha256_file
 from megatron_math.base.records import enumerate_rows
-from megatron_math.benchmarks.config import BenchmarkConfig
+from megatron_math.benchmarks.config import (
+    BenchmarkConfig,
+    OptionsMapping,
+    ReferenceMapping,
+    Way,
+)
 
 FOLDER = Path(__file__).parent
 DATA_VARIABLE = "MEGATRON_MATH_DATA"
+LETTERS = "ABCDEFGHIJ"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One problem of a benchmark. groups: name -> value as text, for scores reported apart."""
+    """One problem of a benchmark.
+
+    options: of a choice, as shown. groups: name -> value as text, for scores reported apart.
+    """
 
     id: str
     problem: str
     reference: str
     groups: dict[str, str]
+    options: str = ""
+
+    @property
+    def asked(self) -> str:
+        """The problem with its options."""
+        return f"{self.problem}\n{self.options}" if self.options else self.problem
 
 
 @dataclass(frozen=True)
@@ -43,8 +60,12 @@ class Benchmark:
     def name(self) -> str:
         return self.config.name
 
-    def prompt(self, row: Row, shots: int = 0) -> str:
-        """The text sent for `row`, behind the first `shots` worked examples."""
+    def prompt(self, row: Row, shots: int = 0, way: Way = "plain") -> str:
+        """The text sent for `row`, behind the first `shots` worked examples.
+
+        way: plain for a model that continues texts; chat and tool give the user's words to a model
+        that is talked to, the worked examples before them.
+        """
         examples = self.config.examples
         if not 0 <= shots <= len(examples):
             raise UserError(
@@ -55,7 +76,10 @@ class Benchmark:
             self.config.example.format(problem=example.problem, solution=example.solution)
             for example in examples[:shots]
         ]
-        return "".join([*filled, self.config.prompt.format(problem=row.problem)])
+        template = {
+            "plain": self.config.prompt, "chat": self.config.chat, "tool": self.config.tool
+        }[way]  # fmt: skip
+        return "".join([*filled, template.format(problem=row.asked)])
 
 
 def benchmark_names() -> list[str]:
@@ -71,7 +95,18 @@ def load_config(name: str) -> BenchmarkConfig:
             f"or give the path of a YAML file"
         )
     raw = load_yaml(path.read_text(encoding="utf-8"), str(path))
-    return parse_section(BenchmarkConfig, raw, path.name)
+    config = parse_section(BenchmarkConfig, raw, path.name)
+    if config.examples_of is None:
+        return config
+    if config.examples:
+        raise UserError(f"{path.name}: give 'examples' or 'examples_of', not both")
+    return config.model_copy(update={"examples": load_config(config.examples_of).examples})
+
+
+def has_rows(name: str, data: Path | str | None = None) -> bool:
+    """Whether the rows of a benchmark lie below the data folder."""
+    folder = data if data is not None else os.environ.get(DATA_VARIABLE)
+    return folder is not None and (Path(folder) / load_config(name).rows).is_file()
 
 
 def load_benchmark(
@@ -111,8 +146,27 @@ def _find_rows(config: BenchmarkConfig, data: Path | str | None) -> Path:
         )
     path = Path(folder) / config.rows
     if not path.is_file():
-        raise UserError(f"benchmark {config.name}: there is no file {path}; check the data folder")
+        raise UserError(
+            f"benchmark {config.name}: there is no file {path}; check the data folder"
+            f"{_how_to_get(config, path)}"
+        )
     return path
+
+
+def _how_to_get(config: BenchmarkConfig, path: Path) -> str:
+    """What to download and where to put it, behind a message that the rows are missing."""
+    source = config.source
+    if source is None:
+        return ""
+    text = f". {source.note.rstrip('.')}" if source.note else ""
+    if source.hub is None:
+        return text
+    named = f", '{source.config}'" if source.config else ""
+    return (
+        f", or get the rows of {source.hub} where the network is (nothing is fetched here): "
+        f'pip install datasets; python -c "from datasets import load_dataset; '
+        f"load_dataset('{source.hub}'{named}, split='{source.split}').to_json('{path}')\"{text}"
+    )
 
 
 def _read_row(config: BenchmarkConfig, row: Any, number: int, path: Path) -> Row:
@@ -123,23 +177,51 @@ def _read_row(config: BenchmarkConfig, row: Any, number: int, path: Path) -> Row
         if config.problem.close_sentences and part[-1:] not in ".?!":
             part += "."
         parts.append(part)
-    reference = _as_text(_look_up(row, config.reference.field, where), "reference", where)
-    if config.reference.pattern is not None:
-        match = re.search(config.reference.pattern, reference)
-        if match is None:
-            raise UserError(
-                f"{where}: the answer pattern {config.reference.pattern!r} is not found in "
-                f"{reference[-80:]!r}"
-            )
-        reference = match.group(1)
-    if not reference.strip() or not all(parts):
+    reference = "" if config.reference is None else _read_reference(config.reference, row, where)
+    if (config.reference is not None and not reference) or not all(parts):
         raise UserError(f"{where}: an empty problem or reference answer")
     identity = number - 1 if config.id is None else _look_up(row, config.id, where)
     groups = {
         group: ", ".join(_as_text(_look_up(row, name, where), name, where) for name in names)
         for group, names in config.groups.items()
     }
-    return Row(str(identity), config.problem.join.join(parts), reference.strip(), groups)
+    options = "" if config.options is None else _read_options(config.options, row, where)
+    return Row(str(identity), config.problem.join.join(parts), reference, groups, options)
+
+
+def _read_reference(mapping: ReferenceMapping, row: Any, where: str) -> str:
+    value = _look_up(row, mapping.field, where)
+    if mapping.lettered:
+        if not isinstance(value, int) or not 0 <= value < len(LETTERS):
+            raise UserError(f"{where}: the number of an option is expected, found {value!r:.80}")
+        return LETTERS[value]
+    parts = value if isinstance(value, list) and mapping.joined else [value]
+    reference = ", ".join(_as_text(part, "reference", where) for part in parts)
+    if mapping.boxed:
+        boxed = last_boxed(reference)
+        if boxed is None:
+            raise UserError(f"{where}: no boxed answer in {reference[-80:]!r}")
+        return boxed
+    if mapping.pattern is not None:
+        match = re.search(mapping.pattern, reference)
+        if match is None:
+            raise UserError(
+                f"{where}: the answer pattern {mapping.pattern!r} is not found in "
+                f"{reference[-80:]!r}"
+            )
+        reference = match.group(1)
+    return reference.strip()
+
+
+def _read_options(mapping: OptionsMapping, row: Any, where: str) -> str:
+    value = _look_up(row, mapping.field, where)
+    if value is None:
+        return ""
+    options = value if isinstance(value, list) else [value]
+    texts = [_as_text(option, "option", where).strip() for option in options]
+    if mapping.lettered:
+        texts = [f"{letter}) {text}" for letter, text in zip(LETTERS, texts, strict=False)]
+    return "\n".join(texts)
 
 
 def _look_up(row: Any, path: str, where: str) -> Any:

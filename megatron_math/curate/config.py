@@ -42,8 +42,8 @@ class DecontaminateConfig(Section):
 
     benchmarks: Literal["all"] | list[str | SearchedBenchmark] = Field(min_length=1)
     """Names, paths of YAML files, or objects; `all`, alone or in the list: every benchmark that
-    comes with the program and is not named otherwise (heldout_templates where the road has
-    synthesize)."""
+    comes with the program, has its rows in the data folder and is not named otherwise
+    (heldout_templates where the road has synthesize). A benchmark that is named must be there."""
     rules: Annotated[list[Rule] | None, Field(min_length=1)] = None
     """What counts as a leak; left out: ngram10, ngram13 and numbers. ngram10: any ten words in a
     row; ngram13: thirteen words in a row and more than 0.6 of the problem's words in its order;
@@ -79,6 +79,13 @@ class DecontaminateConfig(Section):
             b.model_copy(update={"rule": None, "rules": list(dict.fromkeys(_rules_of(b) or own))})
             for b in chosen
         ]
+
+    def meant_by_all(self) -> list[str]:
+        """The benchmarks that `all` adds to those that are named, with rows at hand or not."""
+        asked = ["all"] if self.benchmarks == "all" else list(self.benchmarks)
+        named = {b if isinstance(b, str) else b.name for b in asked}
+        known = set(WRITTEN_BY_SYNTHESIZE) | named
+        return [name for name in benchmark_names() if name not in known] if "all" in named else []
 
 
 WRITTEN_BY_SYNTHESIZE = ("heldout_templates",)

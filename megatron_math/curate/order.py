@@ -8,11 +8,12 @@ from pathlib import Path
 from megatron_math.base.config import Section
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import sha256_file, sha256_json
+from megatron_math.base.log import log
 from megatron_math.base.records import read_records
 from megatron_math.base.road import Road
 from megatron_math.base.shard import Shard
 from megatron_math.base.stage import Stage, StageInput, finished_stage
-from megatron_math.benchmarks.load import Benchmark, load_benchmark, load_config
+from megatron_math.benchmarks.load import Benchmark, has_rows, load_benchmark, load_config
 from megatron_math.curate.allow import AllowList, read_allow_list
 from megatron_math.curate.config import CurateConfig, DecontaminateConfig, SourceConfig
 from megatron_math.curate.decontaminate import Rule
@@ -31,7 +32,8 @@ class Order:
 
     examples: files that steps learn from, by "recall seed", "recall general", "quality good" and
     "quality bad". targets, references: of influence, where it is asked and the stage is not up to
-    date, which needs neither.
+    date, which needs neither. absent: benchmarks that `all` means and whose rows are not in the
+    data folder.
     """
 
     road: Road
@@ -43,6 +45,7 @@ class Order:
     targets: list[Collection]
     references: list[Reference]
     examples: dict[str, list[Path]] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
 
 
 def read_order(road: Road, part: Shard | None = None) -> Order:
@@ -54,10 +57,11 @@ def read_order(road: Road, part: Shard | None = None) -> Order:
     files = {
         name: _files(road, f"sources.{name}", source) for name, source in config.sources.items()
     }
-    searched = _load_benchmarks(road, config.decontaminate)  # an unreadable row stops us here
+    absent = _absent(config.decontaminate)
+    searched = _load_benchmarks(road, config.decontaminate, absent)  # unreadable rows stop us here
     if part is not None:
         stage = shard_stage(road, config, files, searched, part)
-        return Order(road, config, stage, files, searched, AllowList(), [], [])
+        return Order(road, config, stage, files, searched, AllowList(), [], [], absent=absent)
     inputs: dict[str, StageInput | Path] = {
         f"benchmark {benchmark.name}": benchmark.rows_path for benchmark, _ in searched
     }
@@ -83,10 +87,10 @@ def read_order(road: Road, part: Shard | None = None) -> Order:
     sections |= {f"benchmark {benchmark.name}": benchmark.config for benchmark, _ in searched}
     stage = Stage(road.folder(STAGE), config=sections, inputs=inputs, seed=road.seed)
     if influence is None or stage.is_done():
-        return Order(road, config, stage, files, searched, allowed, [], [], examples)
+        return Order(road, config, stage, files, searched, allowed, [], [], examples, absent)
     targets = [_target(name, paths) for name, paths in target_files.items()]
     found = references(warm_up, influence.checkpoints)
-    return Order(road, config, stage, files, searched, allowed, targets, found, examples)
+    return Order(road, config, stage, files, searched, allowed, targets, found, examples, absent)
 
 
 def _examples(road: Road, config: CurateConfig) -> dict[str, list[Path]]:
@@ -187,14 +191,33 @@ def _files(road: Road, name: str, source: SourceConfig) -> list[Path]:
     return paths
 
 
+def _absent(config: DecontaminateConfig | None) -> list[str]:
+    """The sets that `all` means and whose rows are not at hand; a named set must be there."""
+    if config is None:
+        return []
+    meant = config.meant_by_all()
+    absent = [name for name in meant if not has_rows(name, config.data)]
+    if absent and len(absent) == len(meant):
+        load_benchmark(meant[0], None, config.data)  # says what is missing
+    if absent:
+        log.warning(
+            "curate.decontaminate.benchmarks: all does not look for %s: their rows are not in the "
+            "data folder; name a set to be told how to get it",
+            ", ".join(absent),
+        )
+    return absent
+
+
 def _load_benchmarks(
-    road: Road, config: DecontaminateConfig | None
+    road: Road, config: DecontaminateConfig | None, absent: list[str]
 ) -> list[tuple[Benchmark, tuple[Rule, ...]]]:
     """Every benchmark that is looked for, with all its rows and its rules."""
     searched: list[tuple[Benchmark, tuple[Rule, ...]]] = []
     if config is None:
         return searched
     for choice in config.choices(has_synthesize=road.has("synthesize")):
+        if choice.name in absent:
+            continue
         rows = choice.rows
         if choice.stage is not None:
             rows = road.done(choice.stage).path / load_config(choice.name).rows

@@ -92,6 +92,7 @@ def curate(
             stats[key] += counts[key]
     stats["sources"] = sources
     stats["benchmarks"] = contamination.report() if contamination else []
+    stats["benchmarks without rows"] = order.absent
     if contamination and order.allowed.entries:
         stats["allowed"] = contamination.allow_report()
     return stats

@@ -64,8 +64,10 @@ def score(path: Path, rows: Sequence[dict[str, Any]], benchmark: BenchmarkConfig
         "protocol": read_json(protocol) if protocol.is_file() else None,
         **count(rows),
         "groups": count_groups(rows),
-        "truncated": sum(row["finish"] == "length" for row in rows),
+        "truncated": (truncated := sum(row["finish"] == "length" for row in rows)),
+        "truncation_rate": truncated / len(rows),
         "no_answer": sum(row["extracted"] is None for row in rows),
-        "grader": f"{', '.join(benchmark.answer_rules)}; math-verify {version('math-verify')}",
+        "grader": f"{', '.join(benchmark.answer_rules)}; ours 2, math-verify "
+        f"{version('math-verify')} where ours cannot read",
         "predictions_sha256": sha256_file(path),
     }

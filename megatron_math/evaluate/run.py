@@ -78,6 +78,11 @@ def _exam(road: Road, config: EvaluateConfig, choice: ChosenBenchmark) -> Exam:
     if choice.stage is not None:
         rows = road.done(choice.stage).path / load_config(choice.name).rows
     benchmark = load_benchmark(choice.name, rows, config.data)
+    if benchmark.config.reference is None:
+        raise UserError(
+            f"evaluate.benchmarks: {benchmark.name} has statements without answers, to be looked "
+            f"for in training text; leave it out here"
+        )
     return Exam(
         benchmark,
         shots=choice.shots or 0,

@@ -1,10 +1,11 @@
 """The final answer is found by the first rule that applies, and never from a torn piece."""
 
 import time
+from typing import get_args
 
 import pytest
 
-from megatron_math.answers.extract import extract_answer
+from megatron_math.answers.extract import Rule, extract_answer
 
 
 @pytest.mark.parametrize(
@@ -85,9 +86,44 @@ def test_rules_can_be_chosen():
         "#### " * 200_000,
         "-" * 1_000_000,
         "$" * 1_000_000,
+        "answer" + " " * 1_000_000,
+        "The final answer is " * 50_000,
+        "A" + "." * 1_000_000,
+        "option (" * 120_000,
+        "答案" * 300_000,
     ],
 )
 def test_a_megabyte_takes_no_time(text):
-    started = time.monotonic()
-    extract_answer(text)
-    assert time.monotonic() - started < 3
+    for rule in get_args(Rule):
+        started = time.monotonic()
+        extract_answer(text, [rule])
+        assert time.monotonic() - started < 3, rule
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "rule"),
+    [
+        ("Final Answer: The final answer is $5$. I hope it is correct.", "5", "minerva"),
+        ("the final answer is $x=3$. I hope it is correct. \\boxed{9}", "x=3", "minerva"),
+        ("The answer is $5$;$10$.", "$5$;$10$", "stated"),
+        ("答案是 5。", "5", "stated"),
+        ("解：略。答：3.5 千米。", "3.5 千米", "stated"),
+        ("Option B", "B", "choice"),
+        ("Answer : C", "C", "choice"),
+        ("The answer is (D).", "D", "choice"),
+        ("the correct choice is $\\textbf{(A)}$", "A", "choice"),
+        ("Ans. is\n E", "E", "last letter"),
+        ("故选：C。", "C", "choice"),
+        ("选项 A 是错的，故选 B", "B", "choice"),
+        ("answer is A? No: B is correct.", "B", "choice"),
+        ("X = 4,000\nA", "A", "last letter"),
+        ("D is the correct choice", "D", "choice"),
+        ("The answer is Bob", None, None),
+        ("An Apple", None, None),
+    ],
+)
+def test_rules_for_choices_and_other_languages(text, answer, rule):
+    is_choice = rule in ("choice", "last letter", None)
+    rules = ["choice", "last letter"] if is_choice else ["minerva", "boxed", "stated"]
+    found = extract_answer(text, rules)
+    assert (found.answer, found.rule) == (answer, rule)

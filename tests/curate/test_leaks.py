@@ -12,7 +12,7 @@ import yaml
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
-from megatron_math.benchmarks.load import Benchmark, load_benchmark
+from megatron_math.benchmarks.load import Benchmark, benchmark_names, load_benchmark
 from megatron_math.curate.config import DecontaminateConfig
 from megatron_math.curate.decontaminate import DEFAULT_RULES, BenchmarkText, Searcher
 from megatron_math.curate.run import run
@@ -200,6 +200,44 @@ def test_all_means_every_benchmark_of_the_program() -> None:
     by_name = {one.name: one for one in config.choices(has_synthesize=False)}
     assert "heldout_templates" not in by_name
     assert (by_name["gsm8k"].rules, by_name["svamp"].rules) == (["exact"], ["ngram13"])
+
+
+def road_with_all(tmp_path: Path, data: Path) -> Road:
+    road_with(tmp_path, None)
+    section = {
+        "sources": {"web": {"path": str(tmp_path / "web.jsonl")}},
+        "decontaminate": {"benchmarks": "all", "data": str(data)},
+    }
+    path = tmp_path / "road.yaml"
+    path.write_text(yaml.safe_dump({"name": "leaks", "curate": section}))
+    return Road.load(path, runs=tmp_path / "runs")
+
+
+def test_all_says_which_benchmarks_have_no_rows_here(
+    tmp_path: Path, shared_data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    road = road_with_all(tmp_path, shared_data)
+    with caplog.at_level("WARNING", logger="megatron_math"):
+        stats = json.loads((run(road).folder / "stats.json").read_text())
+    absent = stats["benchmarks without rows"]
+    searched = {row["benchmark"] for row in stats["benchmarks"]}
+    assert {"gsm8k", "math500", "svamp", "aqua"} <= searched
+    assert {"math", "asdiv"} <= set(absent)
+    assert not searched & set(absent)
+    assert searched | set(absent) | {"heldout_templates"} == set(benchmark_names())
+    assert all(name in caplog.text for name in absent)
+
+
+def test_all_with_rows_of_no_benchmark_stops(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no file"):
+        run(road_with_all(tmp_path, tmp_path))
+
+
+def test_a_benchmark_that_is_named_must_be_there(tmp_path: Path, shared_data: Path) -> None:
+    road = road_with_all(tmp_path, shared_data)
+    overrides = ["curate.decontaminate.benchmarks=[all, asdiv]"]
+    with pytest.raises(UserError, match="asdiv: there is no file"):
+        run(Road.load(road.yaml_path, overrides, road.runs))
 
 
 def test_half_a_surrogate_pair_is_kept_as_it_was(tmp_path: Path) -> None:
