@@ -48,7 +48,7 @@ class CompareConfig(Section):
     baseline: str | None = None
     weights: dict[str, float] | None = None
     """In the place of arm and baseline: {arm: 1, other: -1, ...}, whose sum is 0."""
-    on: list[str] | None = None
+    metrics: list[str] | None = None
     """Metrics; left out: all of the study's."""
     expect: Literal["above", "below", "no difference"] = "above"
     claim: str = ""
@@ -84,7 +84,7 @@ class GainConfig(Section):
     arm: str
     reference: str
     control: str
-    on: list[str] | None = None
+    metrics: list[str] | None = None
     """Metrics; left out: all of the study's."""
     claim: str = ""
 

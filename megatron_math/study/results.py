@@ -46,13 +46,13 @@ def compute(config: StudyConfig, arms: Sequence[ArmRoad], table: Table) -> Facts
         "compare": [
             found
             for asked in config.compare
-            for metric in asked.on or metrics
+            for metric in asked.metrics or metrics
             if (found := _compared(config, asked, metric, table)) is not None
         ],
         "gains": [
             found
             for asked in config.gains
-            for metric in asked.on or metrics
+            for metric in asked.metrics or metrics
             if (found := _gained(config, asked, metric, table)) is not None
         ],
         "missing": table.missing,
@@ -62,7 +62,10 @@ def compute(config: StudyConfig, arms: Sequence[ArmRoad], table: Table) -> Facts
 def _metrics(config: StudyConfig, table: Table) -> list[str]:
     if not table.found:
         return config.metrics
-    asked = [*config.metrics, *(m for c in (*config.compare, *config.gains) for m in c.on or [])]
+    asked = [
+        *config.metrics,
+        *(m for c in (*config.compare, *config.gains) for m in c.metrics or []),
+    ]
     for metric in asked:
         if metric not in table.found:
             raise UserError(

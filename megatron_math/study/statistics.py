@@ -8,6 +8,7 @@ that of a two-way random model without replicates: mean squares of seeds, items 
 that come out negative taken as nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,30 +159,32 @@ def ratio(
     A ratio r belongs to the interval while `above - r x below` may have mean 0.
     """
 
-    def spans(r: float) -> bool:
-        found = estimate(above_SI - r * below_SI, **options)
-        return found.low <= 0 <= found.high
+    def found(scores_SI: Scores) -> Estimate:
+        return estimate(scores_SI, confidence=confidence, resamples=resamples, seed=seed)
 
-    options = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    under = estimate(below_SI, **options)  # type: ignore[arg-type]
+    def belongs(r: float) -> bool:
+        rest = found(above_SI - r * below_SI)
+        return rest.low <= 0 <= rest.high
+
+    under = found(below_SI)
     if under.mean == 0:
         return Ratio(None, None, None)
     value = float(np.mean(above_SI)) / under.mean
     if under.low <= 0 <= under.high:
         return Ratio(value, None, None)
-    return Ratio(value, _edge(spans, value, -1), _edge(spans, value, 1))
+    return Ratio(value, _edge(belongs, value, -1), _edge(belongs, value, 1))
 
 
-def _edge(spans, value: float, sign: int) -> float | None:
+def _edge(belongs: Callable[[float], bool], value: float, sign: int) -> float | None:
     """The last ratio on one side that belongs to the interval; None where there is no end to it."""
     step = 0.05 * (1 + abs(value))
     inside, outside = value, value + sign * step
-    while spans(outside):
+    while belongs(outside):
         step *= 2
         if step > 1e6:
             return None
         inside, outside = outside, value + sign * step
     for _ in range(18):
         middle = (inside + outside) / 2
-        inside, outside = (middle, outside) if spans(middle) else (inside, middle)
+        inside, outside = (middle, outside) if belongs(middle) else (inside, middle)
     return inside

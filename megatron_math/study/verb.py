@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from megatron_math.base.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from megatron_math.base.log import log
@@ -18,6 +18,9 @@ from megatron_math.study.config import DEFAULT_BUDGET
 from megatron_math.study.plan import ArmRoad, StudyPlan, plan_study, read_study
 from megatron_math.study.results import make_results
 from megatron_math.study.show import render as render_results
+
+WIDE = 180
+"""Characters of a table's line where no terminal says how many it has."""
 
 
 def study(
@@ -55,7 +58,7 @@ def study(
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        console.print(render_results(facts))
+        _print_wide(console, render_results(facts))
         console.print(f"{plan.folder}/results.json, results.csv", highlight=False)
     return ended(outcomes)
 
@@ -121,7 +124,7 @@ def refuse(counted: list[ArmTokens], plan: StudyPlan, console: Console | None) -
     faults = find_faults(counted, plan.config)
     if faults:
         if console is not None:
-            console.print(render(counted))
+            _print_wide(console, render(counted))
         raise UserError(
             "the arms are not comparable, so nothing is run: "
             + "; ".join(faults)
@@ -150,7 +153,7 @@ def _show_plan(
         }
         typer.echo(json.dumps(facts, indent=2))
         return
-    console.print(render(counted))
+    _print_wide(console, render(counted))
     waits_for = ""  # the shared road that comes first
     for road in plan.shared:
         if _say(road, waits_for, console):
@@ -160,6 +163,11 @@ def _show_plan(
         behind = waits_for or due.get(arm.after or "", "")
         if _say(arm.road, behind, console):
             due[arm.key] = arm.road.name
+
+
+def _print_wide(console: Console, table: RenderableType) -> None:
+    """Into a file or a pipe with room for every column."""
+    console.print(table, width=None if console.is_terminal else WIDE, crop=console.is_terminal)
 
 
 def _say(road: Road, behind: str, console: Console) -> bool:
