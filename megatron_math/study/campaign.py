@@ -81,6 +81,8 @@ def run_tasks(
                     else:
                         process = start(task, jobs)
                         children.append(process)
+                        for number in passed:  # it came while the process began
+                            process.send_signal(number)
                         running[task.key] = task, process, time.monotonic()
                         log.info("%s: begun (%s)", task.key, task.log)
                     waiting.remove(task)

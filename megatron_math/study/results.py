@@ -92,6 +92,7 @@ def _described(found: Estimate, bounds: tuple[float, float] | None) -> Facts:
         "low": low,
         "high": high,
         "standard_error": found.standard_error,
+        "bootstrap": list(found.bootstrap),
         "seeds": found.num_seeds,
         "items": found.num_items,
     }
@@ -169,13 +170,7 @@ def _gained(config: StudyConfig, asked: GainConfig, metric: str, table: Table) -
     reference = table.together(metric, zero | {asked.reference: 1.0, asked.control: -1.0})
     if own is None or reference is None:
         return None
-    share = ratio(
-        own,
-        reference,
-        confidence=config.confidence,
-        resamples=min(1000, config.resamples),
-        seed=config.seed,
-    )
+    share = ratio(own, reference, confidence=config.confidence)
     return {
         "name": f"({asked.arm} - {asked.control}) / ({asked.reference} - {asked.control})",
         "claim": asked.claim,

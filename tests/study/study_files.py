@@ -36,6 +36,7 @@ def study_of(folder: Path, **changes: Any) -> Path:
                 },
             },
             "train": {"global_batch_size": 8, "lr": 1e-3},
+            "evaluate": {"who": ["after"], "benchmarks": ["gsm8k"]},
         },
         "arms": {
             "plain": {

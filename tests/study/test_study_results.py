@@ -189,5 +189,5 @@ def test_sums_of_arms_and_shares_of_gains(tmp_path: Path) -> None:
     ],
 )
 def test_verdicts(low: float, high: float, seeds: int, expect: str, said: str) -> None:
-    found = Estimate((low + high) / 2, low, high, 0.01, 0.01, None, seeds, 10)
+    found = Estimate((low + high) / 2, low, high, 0.01, 0.01, None, (low, high), seeds, 10)
     assert verdict(found, expect) == said
