@@ -135,8 +135,8 @@ class StudyConfig(Section):
         for name in self.shared:
             if re.fullmatch(r".+-s\d+", name):
                 raise ValueError(f"shared.{name}: names that end with -s and digits are of arms")
-        for name, arm in self.arms.items():
-            self._check_arm(name, arm)
+        for name, own in self.arms.items():
+            self._check_arm(name, own)
         named = [arm for c in self.compare for arm in c.combination()]
         named += [arm for g in self.gains for arm in (g.arm, g.reference, g.control)]
         for arm in named:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from megatron_math.base.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from megatron_math.base.log import log
@@ -37,6 +37,7 @@ def study(
     console: Console,
 ) -> int:
     """Make a study, or say what it would be; returns the exit code."""
+    console = console if console.is_terminal else Console(width=WIDE)
     config = read_study(yaml, overrides)
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +59,7 @@ def study(
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        _print_wide(console, render_results(facts))
+        console.print(render_results(facts))
         console.print(f"{plan.folder}/results.json, results.csv", highlight=False)
     return ended(outcomes)
 
@@ -124,7 +125,7 @@ def refuse(counted: list[ArmTokens], plan: StudyPlan, console: Console | None) -
     faults = find_faults(counted, plan.config)
     if faults:
         if console is not None:
-            _print_wide(console, render(counted))
+            console.print(render(counted))
         raise UserError(
             "the arms are not comparable, so nothing is run: "
             + "; ".join(faults)
@@ -143,17 +144,19 @@ def _show_plan(
     chosen = plan.chosen(only, seeds)
     if as_json:
         config = plan.config
-        budgets = config.budgets or {DEFAULT_BUDGET: config.budget}
+        budgets = dict(config.budgets)
+        if config.budget is not None:
+            budgets[DEFAULT_BUDGET] = config.budget
         facts = {
             "name": config.name,
-            "budgets": {n: b.model_dump(exclude_none=True) for n, b in budgets.items() if b},
+            "budgets": {n: b.model_dump(exclude_none=True) for n, b in budgets.items()},
             "arms": [arm.to_json() for arm in counted],
             "roads": [road.name for road in (*plan.shared, *(arm.road for arm in chosen))],
             "faults": find_faults(counted, config),
         }
         typer.echo(json.dumps(facts, indent=2))
         return
-    _print_wide(console, render(counted))
+    console.print(render(counted))
     waits_for = ""  # the shared road that comes first
     for road in plan.shared:
         if _say(road, waits_for, console):
@@ -163,11 +166,6 @@ def _show_plan(
         behind = waits_for or due.get(arm.after or "", "")
         if _say(arm.road, behind, console):
             due[arm.key] = arm.road.name
-
-
-def _print_wide(console: Console, table: RenderableType) -> None:
-    """Into a file or a pipe with room for every column."""
-    console.print(table, width=None if console.is_terminal else WIDE, crop=console.is_terminal)
 
 
 def _say(road: Road, behind: str, console: Console) -> bool:

@@ -151,11 +151,11 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_failing_arm_is_named_and_stops_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    arms = "arms={bad: {index: {sources: {none: {path: nowhere.jsonl}}}}, worse: {after: bad}}"
+    arms = "arms={bad: {base: {preset: nothing}}, worse: {after: bad}}"
     path, runs = write_study(tmp_path), tmp_path / "runs"
     with caplog.at_level("ERROR", logger="megatron_math"):
         assert main(["study", str(path), arms, "compare=[]", "--runs", str(runs)]) == 1
     said = caplog.text
     assert "bad-s1: failed (exit code 2: megatron-math:" in said
-    assert "nowhere.jsonl" in said
+    assert "nothing" in said
     assert "worse-s1: left out (it needs bad-s1)" in said
