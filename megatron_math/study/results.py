@@ -62,10 +62,8 @@ def compute(config: StudyConfig, arms: Sequence[ArmRoad], table: Table) -> Facts
 def _metrics(config: StudyConfig, table: Table) -> list[str]:
     if not table.found:
         return config.metrics
-    asked = [
-        *config.metrics,
-        *(m for c in (*config.compare, *config.gains) for m in c.metrics or []),
-    ]
+    asked = [*config.metrics, *(m for c in config.compare for m in c.metrics or [])]
+    asked += [m for g in config.gains for m in g.metrics or []]
     for metric in asked:
         if metric not in table.found:
             raise UserError(
