@@ -42,9 +42,10 @@ def diversified(record: Record, rng: random.Random) -> str:
         match = STEP.fullmatch(step)
         assert match is not None, step
         a, sign, b, result = match.groups()
-        told.append(
-            f"{b} + {a} = {result}." if sign == "+" else f"{result} + {b} = {a}, so {step}."
-        )
+        if sign == "+":
+            told.append(f"{b} + {a} = {result}, as {a} + {b} is.")
+        else:
+            told.append(f"{result} + {b} = {a}, so {step}.")
     return " ".join([*told, f"The answer is {record.answer}."])
 
 
