@@ -5,11 +5,14 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from megatron_math.study.scores import LOSS
 
 Facts = Mapping[str, Any]
+MOST_MISSING = 8
+"""Roads without a result that are named."""
 
 
 def render(facts: Facts) -> Group:
@@ -18,8 +21,10 @@ def render(facts: Facts) -> Group:
     if facts["compare"]:
         parts.append(_comparisons(facts))
     parts += [_gain(found) for found in facts["gains"]]
-    parts += [f"missing: {key} ({why})" for key, why in facts["missing"].items()]
-    return Group(*parts)
+    missing = [f"missing: {key} ({why})" for key, why in facts["missing"].items()]
+    if len(missing) > MOST_MISSING:
+        missing[MOST_MISSING:] = [f"and {len(missing) - MOST_MISSING} more; results.json has all"]
+    return Group(*parts, *map(escape, missing))
 
 
 def _arms(facts: Facts) -> Table:
@@ -28,7 +33,7 @@ def _arms(facts: Facts) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("arm", no_wrap=True)
     for metric in facts["metrics"]:
-        table.add_column(metric, justify="right")
+        table.add_column(escape(metric), justify="right")
     table.add_column("seeds x items", justify="right")
     for name, arm in facts["arms"].items():
         found = [arm["metrics"].get(metric) for metric in facts["metrics"]]
@@ -50,9 +55,9 @@ def _comparisons(facts: Facts) -> Table:
     for found in facts["compare"]:
         scale, digits = _scale(found["metric"])
         table.add_row(
-            found["claim"],
+            escape(found["claim"]),
             found["name"],
-            found["metric"],
+            escape(found["metric"]),
             f"{scale * found['mean']:+.{digits}f}",
             f"{scale * found['low']:+.{digits}f} to {scale * found['high']:+.{digits}f}",
             f"{found['p']:.3g}",
@@ -72,7 +77,7 @@ def _gain(found: Facts) -> str:
     else:
         told = f"{share['mean']:.2f} ({share['low']:.2f} to {share['high']:.2f})"
     claim = f"{found['claim']}: " if found["claim"] else ""
-    return f"{claim}{found['name']} in {found['metric']}: {told}"
+    return escape(f"{claim}{found['name']} in {found['metric']}: {told}")
 
 
 def _cell(found: Facts | None, metric: str) -> str:

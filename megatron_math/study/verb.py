@@ -178,7 +178,7 @@ def _say(road: Road, behind: str, console: Console) -> bool:
             text = left[0] if left else "up to date"
         except UserError as error:
             text = f"cannot run yet: {error}"
-    console.print(f"{road.name:<28} {text}", highlight=False, soft_wrap=True)
+    console.print(f"{road.name:<28} {text}", highlight=False, markup=False, soft_wrap=True)
     return text != "up to date"
 
 

@@ -105,19 +105,23 @@ def test_metrics_are_benchmarks_groups_losses_and_the_average(tmp_path: Path) ->
 
 
 def test_a_table_and_a_csv_say_the_same(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, metrics=["sums"])
+    plan = plan_of(tmp_path, metrics=["sums", "sums[level=1]"])
     finish_all(plan, {"plain": 0.3, "mixed": 0.8})
     facts = results(plan)
     rows = list(csv.DictReader(io.StringIO((plan.folder / "results.csv").read_text())))
-    assert [(row["kind"], row["name"]) for row in rows] == [
-        ("arm", "plain"),
-        ("arm", "mixed"),
-        ("difference", "mixed - plain"),
+    assert [(row["kind"], row["name"], row["metric"]) for row in rows] == [
+        ("arm", "plain", "sums"),
+        ("arm", "plain", "sums[level=1]"),
+        ("arm", "mixed", "sums"),
+        ("arm", "mixed", "sums[level=1]"),
+        ("difference", "mixed - plain", "sums"),
+        ("difference", "mixed - plain", "sums[level=1]"),
     ]
-    assert float(rows[2]["mean"]) == facts["compare"][0]["mean"]
+    assert float(rows[4]["mean"]) == facts["compare"][0]["mean"]
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(render(facts))
     text = console.export_text()
+    assert "sums[level=1]" in text
     assert f"{100 * facts['arms']['mixed']['metrics']['sums']['mean']:.1f} (" in text
     assert f"{100 * facts['compare'][0]['mean']:+.1f}" in text
 
