@@ -4,14 +4,12 @@
     python examples/60_study_rq1/texts.py runs/study_texts
 
 The first command writes general.jsonl and mathtext.jsonl. This one writes beside them:
-lessons.jsonl (mathtext, and between its documents prose with worked facts), problems.jsonl and its parts
-easy.jsonl, medium.jsonl and hard.jsonl (one, two and three steps), more_problems.jsonl (as many new ones),
-shuffled.jsonl (every problem with the solution of another one of its family), heldout.jsonl (new
-problems of the same families, half of them with numbers that never met in training), and
-other_families.jsonl (stories of kinds that training does not have).
+lessons.jsonl (mathtext, and between its documents prose with worked facts), problems.jsonl and its
+parts easy.jsonl, medium.jsonl and hard.jsonl (one, two and three steps), more_problems.jsonl (as
+many new ones), shuffled.jsonl (every problem with the solution of another one of its family),
+heldout.jsonl (new problems of the same families, half of them with numbers that never met in
+training), and other_families.jsonl (stories of kinds that training does not have).
 """
-
-# ruff: noqa: E501 - one story, one line
 
 import argparse
 import random
@@ -43,63 +41,62 @@ def family(name: str, steps: str, expression: str, *texts: str) -> Family:
     )
 
 
+# Short on purpose: at equal tokens half the length is twice the problems.
 FAMILIES = (
     family(
         "gain", "a + b", "a + b",
-        "{A} has {a} {things} and gets {b} more. How many in all?",
-        "{A} has {a} {things} and {B} has {b}. How many together?",
-        "{A} finds {a} {things} and then {b} more. How many in all?",
+        "{A} has {a} {things} and gets {b}. How many?",
+        "{a} {things} and {b} more. How many?",
     ),
     family(
         "loss", "a - b", "a - b",
-        "{A} has {a} {things} and loses {b}. How many are left?",
-        "{A} had {a} {things} and sold {b}. How many are left?",
-        "A box has {a} {things}. {A} takes {b}. How many are left?",
+        "{A} has {a} {things} and loses {b}. How many?",
+        "{a} {things} and {b} fewer. How many?",
     ),
     family(
         "gain_loss", "p = a + b; p - c", "a + b - c",
-        "{A} has {a} {things}, gets {b} more and loses {c}. How many are left?",
-        "{A} finds {a} {things} and then {b} more, and sells {c}. How many are left?",
+        "{A} has {a} {things}, gets {b} and loses {c}. How many?",
+        "{a} {things}, {b} more and {c} fewer. How many?",
     ),
     family(
         "loss_gain", "p = a - b; p + c", "a - b + c",
-        "{A} has {a} {things}, loses {b} and then gets {c}. How many are there now?",
-        "{A} had {a} {things}, sold {b} and found {c}. How many are there now?",
+        "{A} has {a} {things}, loses {b} and gets {c}. How many?",
+        "{a} {things}, {b} fewer and {c} more. How many?",
     ),
     family(
         "gain_gain", "p = a + b; p + c", "a + b + c",
-        "{A} has {a} {things}, gets {b} and then {c} more. How many in all?",
-        "{A} finds {a} {things}, {B} finds {b} and later {c} more. How many together?",
+        "{A} has {a} {things}, gets {b} and gets {c}. How many?",
+        "{a} {things}, {b} more and {c} more. How many?",
     ),
     family(
         "gain_loss_gain", "p = a + b; q = p - c; q + d", "a + b - c + d",
-        "{A} has {a} {things}, gets {b} more, loses {c} and finds {d}. How many are there now?",
-        "{A} finds {a} {things} and then {b}, sells {c} and gets {d}. How many are there now?",
+        "{A} has {a} {things}, gets {b}, loses {c} and gets {d}. How many?",
+        "{a} {things}, {b} more, {c} fewer and {d} more. How many?",
     ),
     family(
         "gain_loss_loss", "p = a + b; q = p - c; q - d", "a + b - c - d",
-        "{A} has {a} {things}, gets {b} more, loses {c} and sells {d}. How many are left?",
-        "{A} finds {a} {things} and then {b}, loses {c} and then {d}. How many are left?",
+        "{A} has {a} {things}, gets {b}, loses {c} and loses {d}. How many?",
+        "{a} {things}, {b} more, {c} fewer and {d} fewer. How many?",
     ),
 )  # fmt: skip
 OTHER_FAMILIES = (
     family(
         "bus_on", "a + b", "a + b",
-        "A bus carries {a} people. At a stop {b} get on. How many people ride now?",
-        "{a} people sit in a bus and {b} get on. How many people ride now?",
+        "A bus with {a} people stops for {A}; {b} get on. How many?",
+        "A bus with {a} people meets {A}; {b} get on. How many?",
     ),
     family(
         "bus_off", "a - b", "a - b",
-        "A bus carries {a} people. At a stop {b} get off. How many people ride now?",
-        "{a} people sit in a bus and {b} get off. How many people ride now?",
+        "A bus with {a} people stops for {A}; {b} get off. How many?",
+        "A bus with {a} people meets {A}; {b} get off. How many?",
     ),
     family(
         "bus_on_off", "p = a + b; p - c", "a + b - c",
-        "A bus carries {a} people. At a stop {b} get on and {c} get off. How many people ride now?",
+        "A bus with {a} people stops for {A}; {b} get on and {c} get off. How many?",
     ),
     family(
         "bus_on_off_on", "p = a + b; q = p - c; q + d", "a + b - c + d",
-        "A bus carries {a} people. At a stop {b} get on, at another {c} get off and {d} get on. How many people ride now?",
+        "A bus with {a} people stops for {A}; {b} get on, {c} get off and {d} get on. How many?",
     ),
 )  # fmt: skip
 # Facts as prose tells them: the same notation as in solutions, and never a question.
