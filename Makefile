@@ -54,8 +54,10 @@ bench-curate: $(READY)
 findings: $(READY)
 	$(BIN)/python $(DEMO)/corpora.py runs/study_texts
 	$(BIN)/python examples/60_study_rq1/texts.py runs/study_texts
-	$(BIN)/megatron-math study examples/60_study_rq1/miniature.yaml --jobs 2
-	$(BIN)/megatron-math study examples/62_study_rq3/miniature.yaml --jobs 2
+	$(BIN)/megatron-math study examples/60_study_rq1/miniature.yaml --jobs 2 \
+	  $(addprefix --only ,base1 mix_7_3 mix_5_5 mix_3_7 shuffled)
+	$(BIN)/megatron-math study examples/62_study_rq3/miniature.yaml --jobs 2 \
+	  $(addprefix --only ,base1 base2 base1_sft base1_1sft base2_1sft easy_cpt hard_cpt easy_sft hard_sft)
 
 # docs/benchmarks/compat.md: parity and resume with the newest megatron-core, which wants Python 3.12 (PYTHON312)
 # and fetches the CUDA build of torch: half an hour, 6 GB. TE_WHEELS=folder with a transformer_engine_torch

@@ -4,11 +4,13 @@
     python examples/60_study_rq1/texts.py runs/study_texts
 
 The first command writes general.jsonl and mathtext.jsonl. This one writes beside them:
-lessons.jsonl (mathtext, and between its documents prose with worked facts), problems.jsonl and its
-parts easy.jsonl, medium.jsonl and hard.jsonl (one, two and three steps), more_problems.jsonl (as
-many new ones), shuffled.jsonl (every problem with the solution of another one of its family),
-heldout.jsonl (new problems of the same families, half of them with numbers that never met in
-training), and other_families.jsonl (stories of kinds that training does not have).
+reading.jsonl (questions whose answers stand in them: from these the base learns to read numbers and
+to answer, so that no arm loses for not knowing how, and no arithmetic), lessons.jsonl (mathtext, and
+between its documents prose with worked facts), problems.jsonl and its parts easy.jsonl, medium.jsonl
+and hard.jsonl (one, two and three steps), more_problems.jsonl (as many new ones), shuffled.jsonl
+(every problem with the solution of another one of its family), heldout.jsonl (new problems of the
+same families, half of them with numbers that never met in training), and other_families.jsonl
+(stories of kinds that training does not have).
 """
 
 import argparse
@@ -18,7 +20,7 @@ from pathlib import Path
 
 from megatron_math.base.records import Record, read_records, write_records
 from megatron_math.synthesize.config import TemplateConfig
-from megatron_math.synthesize.families.words import word_family
+from megatron_math.synthesize.families.words import NAMES, THINGS, word_family
 from megatron_math.synthesize.generate import Generator
 from megatron_math.synthesize.problem import Family
 
@@ -117,6 +119,37 @@ OPENINGS = (
 )
 
 
+def reading(number: int) -> Iterator[Record]:
+    """Four questions each, in the form of the problems: which number stands where, no sums."""
+    rng = random.Random(f"{SEED}/reading")
+    for place in range(number):
+        asked = [_question(rng) for _ in range(4)]
+        text = "\n\n".join(f"Question: {q}\nSolution: {s}" for q, s in asked)
+        yield Record(id=f"reading:{place}", source="general", text=text)
+
+
+def _question(rng: random.Random) -> tuple[str, str]:
+    a, b, c = (rng.randint(0, LARGEST) for _ in range(3))
+    first, second = rng.sample(NAMES, 2)
+    one, other, third = rng.sample(THINGS, 3)
+    place, wanted = rng.choice((("first", a), ("second", b), ("last", c)))
+    listed = f"{a}, {b}, {c}. The answer is {wanted}."
+    return rng.choice(
+        (
+            (
+                f"{first} has {a} {one} and {second} has {b} {other}. How many has {second}?",
+                f"{second} has {b}. The answer is {b}.",
+            ),
+            (
+                f"{first} has {a} {one} and {b} {other}. How many {one}?",
+                f"{a} {one}. The answer is {a}.",
+            ),
+            (f"{a} {one}, {b} {other} and {c} {third}. Which number is {place}?", listed),
+            (f"{first} has {a}, gets {b} and loses {c} {one}. Which is {place}?", listed),
+        )
+    )
+
+
 def lessons(generator: Generator, number: int) -> Iterator[Record]:
     """Prose with four to eight facts each, without pairs of numbers that are held out."""
     rng = random.Random(f"{SEED}/lessons")
@@ -172,6 +205,7 @@ def write(out: Path, num_problems: int, num_heldout: int) -> None:
     files["other_families"] = list(Generator(others, SEED + 1, OTHER_FAMILIES).training())
     texts = list(read_records(out / "mathtext.jsonl"))
     prose = list(lessons(generator, len(texts)))
+    files["reading"] = list(reading(2 * len(texts)))
     files["lessons"] = [record for pair in zip(texts, prose, strict=True) for record in pair]
     for name, records in files.items():
         path = out / f"{name}.jsonl"
@@ -181,7 +215,7 @@ def write(out: Path, num_problems: int, num_heldout: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, help="folder that holds general.jsonl and mathtext.jsonl")
-    parser.add_argument("--problems", type=int, default=2400)
+    parser.add_argument("--problems", type=int, default=4800)
     parser.add_argument("--heldout", type=int, default=100, help="for each difficulty")
     given = parser.parse_args(arguments)
     write(given.out, given.problems, given.heldout)
