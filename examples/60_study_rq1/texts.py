@@ -4,13 +4,13 @@
     python examples/60_study_rq1/texts.py runs/study_texts
 
 The first command writes general.jsonl and mathtext.jsonl. This one writes beside them:
-reading.jsonl (questions whose answers stand in them: from these the base learns to read numbers and
-to answer, so that no arm loses for not knowing how, and no arithmetic), lessons.jsonl (mathtext, and
-between its documents prose with worked facts), problems.jsonl and its parts easy.jsonl, medium.jsonl
-and hard.jsonl (one, two and three steps), more_problems.jsonl (as many new ones), shuffled.jsonl
-(every problem with the solution of another one of its family), heldout.jsonl (new problems of the
-same families, half of them with numbers that never met in training), and other_families.jsonl
-(stories of kinds that training does not have).
+reading.jsonl (questions whose answers stand in them: from these the base learns to read numbers
+and to answer, so that no arm loses for not knowing how, and no arithmetic), lessons.jsonl
+(mathtext and, between its documents, prose with worked facts), problems.jsonl and its parts
+easy.jsonl, medium.jsonl and hard.jsonl (one, two and three steps), more_problems.jsonl (as many
+new ones), shuffled.jsonl (every problem with the solution of another one of its family),
+heldout.jsonl (new problems of the same families, half of them with numbers that never met in
+training), and other_families.jsonl (stories of kinds that training does not have).
 """
 
 import argparse
