@@ -7,7 +7,7 @@ PYTHON312 ?= python3.12
 COMPAT := .venv-compat
 TE_WHEELS ?=
 
-.PHONY: setup demo test slurm bench-data bench-estimate bench-train bench-curate bench-answers compat soak check clean
+.PHONY: setup demo test slurm bench-data bench-estimate bench-train bench-curate bench-answers findings compat soak check clean
 
 setup: $(READY)
 
@@ -53,6 +53,16 @@ bench-curate: $(READY)
 # docs/benchmarks/answers.md: grading 10,000 pairs beside math-verify alone, every difference judged.
 bench-answers: $(READY)
 	$(BIN)/python tests/bench/answers --record
+
+# Do the findings of MathGPT-8B appear in small? RQ1 and RQ3 over six seeds; two hours, two cores, no GPU.
+# Stopped, it goes on; what is done is left alone. docs/studies.md says how to read the tables.
+findings: $(READY)
+	$(BIN)/python $(DEMO)/corpora.py runs/study_texts
+	$(BIN)/python examples/60_study_rq1/texts.py runs/study_texts
+	$(BIN)/megatron-math study examples/60_study_rq1/miniature.yaml --jobs 2 \
+	  $(addprefix --only ,base1 mix_7_3 mix_5_5 mix_3_7 shuffled)
+	$(BIN)/megatron-math study examples/62_study_rq3/miniature.yaml --jobs 2 \
+	  $(addprefix --only ,base1 base2 base1_sft base1_1sft base2_1sft easy_cpt hard_cpt easy_sft hard_sft)
 
 # docs/benchmarks/compat.md: parity and resume with the newest megatron-core, which wants Python 3.12 (PYTHON312)
 # and fetches the CUDA build of torch: half an hour, 6 GB. TE_WHEELS=folder with a transformer_engine_torch

@@ -436,6 +436,51 @@ def run(
             run_road(road, first, last)
 
 
+@app.command(
+    epilog=_keys(
+        ("study", "megatron_math.study.config", "StudyConfig"),
+        ("study.budget", "megatron_math.study.config", "BudgetConfig"),
+        ("study.budget.available", "megatron_math.study.config", "AvailableConfig"),
+        ("study.compare", "megatron_math.study.config", "CompareConfig"),
+        ("study.gains", "megatron_math.study.config", "GainConfig"),
+    )
+)
+def study(
+    yaml: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="the study file")],
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    only: Annotated[
+        list[str] | None, typer.Option(help="this arm and those that it needs; may be repeated")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="of the study's seeds only these, as 1,2,5")] = "",
+    jobs: Annotated[int, typer.Option(min=1, help="arms that are made here at the same time")] = 1,
+    launch: Annotated[bool, typer.Option("--launch", help="on SLURM, jobs for every arm")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Arms x seeds from one file: equal tokens, what is missing, a table with intervals."""
+    from megatron_math.study.verb import study as make
+
+    try:
+        chosen = [int(seed) for seed in seeds.split(",") if seed.strip()]
+    except ValueError:
+        raise UserError(f"--seeds {seeds}: numbers with commas between, as 1,2,5") from None
+    code = make(
+        yaml,
+        overrides or [],
+        runs=runs,
+        only=only or [],
+        seeds=chosen,
+        jobs=jobs,
+        launching=launch,
+        dry_run=dry_run,
+        as_json=as_json,
+        console=console,
+    )
+    if code:
+        raise typer.Exit(code)
+
+
 @app.command()
 def estimate(
     yaml: RoadFile,

@@ -14,6 +14,7 @@ is relative to the road's own.
 
 import copy
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,23 +51,27 @@ def write_roads(
     for override in overrides:
         apply_override(raw, override)
     _check(raw, path)
-    refuse_secrets(expand_environment(_put(raw, ""), str(path)), str(path))
+    refuse_secrets(expand_environment(put_words(raw, {LOOP: ""}), str(path)), str(path))
     name, seed = raw["name"], raw.get("seed", 1234)
-    texts = {}
+    roads = {}
     for own, sections in raw["roads"].items():
         road = {"name": f"{name}/{own}", "seed": seed}
         road |= _over(raw.get("defaults") or {}, sections)
-        texts[own] = yaml.safe_dump(
-            _put(road, str(runs / name)), sort_keys=False, allow_unicode=True, width=100
-        )
-    roads = []
-    for own, text in texts.items():
-        file = (folder or runs / name) / own / "road.yaml"
+        roads[own] = put_words(road, {LOOP: str(runs / name)})
+    return write_road_files(roads, folder or runs / name, runs)
+
+
+def write_road_files(roads: Mapping[str, Any], folder: Path, runs: Path) -> list[Road]:
+    """Each road in a file of its own, `folder`/<its name there>/road.yaml; unchanged files stay."""
+    loaded = []
+    for own, road in roads.items():
+        text = yaml.safe_dump(road, sort_keys=False, allow_unicode=True, width=100)
+        file = folder / own / "road.yaml"
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, text)
-        roads.append(Road.load(file, (), runs))
-    return roads
+        loaded.append(Road.load(file, (), runs))
+    return loaded
 
 
 def _check(raw: dict[str, Any], path: Path) -> None:
@@ -104,12 +109,14 @@ def _merged(below: Any, above: Any) -> Any:
     return {key: copy.deepcopy(value) for key, value in below.items() if key not in above} | both
 
 
-def _put(value: Any, folder: str) -> Any:
-    """`value` with the loop's folder in the place of ${LOOP}."""
+def put_words(value: Any, words: Mapping[str, str]) -> Any:
+    """`value` with the words' meanings in their places, in every string of it."""
     if isinstance(value, str):
-        return value.replace(LOOP, folder)
+        for word, meaning in words.items():
+            value = value.replace(word, meaning)
+        return value
     if isinstance(value, dict):
-        return {key: _put(item, folder) for key, item in value.items()}
+        return {key: put_words(item, words) for key, item in value.items()}
     if isinstance(value, list):
-        return [_put(item, folder) for item in value]
+        return [put_words(item, words) for item in value]
     return value

@@ -27,6 +27,7 @@ class WouldRun(Exception):  # noqa: N818 - an answer, not an error
     """Raised by `Stage.begin` inside `announcing()`: the stage is not up to date, and why."""
 
     def __init__(self, stage: "Stage") -> None:
+        self.fingerprint = stage.fingerprint
         self.reasons = stage.changes() or ["not run yet" if stage.is_new else "not finished"]
         super().__init__("; ".join(self.reasons))
 
@@ -136,6 +137,8 @@ class Stage:
     def begin(self) -> None:
         """Take the done-mark away and leave a manifest that says 'running'."""
         self.announce()
+        if self.folder.is_symlink():  # an equal stage of another road, which stays as it is
+            self.folder.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "DONE").unlink(missing_ok=True)
         self._write_manifest("running", outputs={}, counts={})

@@ -43,12 +43,12 @@ def count_groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     for name in names:
         members: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
-            members.setdefault(_label(name, row["meta"].get(name)), []).append(row)
+            members.setdefault(group_label(name, row["meta"].get(name)), []).append(row)
         groups |= {label: count(members[label]) for label in sorted(members)}
     return groups
 
 
-def _label(name: str, value: str | None) -> str:
+def group_label(name: str, value: str | None) -> str:
     """ "level, operands_seen" and "1, true" read "level=1, operands_seen=true"."""
     if value is None:
         return f"{name}=missing"

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from megatron_math.base.config import Section
 
-Verb = Literal["synthesize", "curate", "index", "blend", "train", "evaluate", "report"]
+Verb = Literal["synthesize", "curate", "index", "blend", "train", "evaluate", "report", "run"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
 ARRAY_VERBS = ("synthesize", "curate", "index")
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -56,8 +56,8 @@ class JobConfig(Section):
     constraint: str | None = None
     """Features that the nodes must have, as "h100&ib"."""
     gpus_per_node: int | None = Field(None, ge=0)
-    """GPUs a node. 0: nodes without GPUs, one process on each. Default: 8 for train and evaluate,
-    0 for the other verbs."""
+    """GPUs a node. 0: nodes without GPUs, one process on each. Default: 8 for train, evaluate and
+    run, 0 for the other verbs."""
     cpus_per_task: int | None = Field(None, ge=1)
     """Cores of a task, and of a training process where nodes are shared; default 8."""
     sbatch: list[str] = []
@@ -148,7 +148,7 @@ class LaunchConfig(JobConfig):
         for name in JobConfig.model_fields:
             if merged[name] in (None, []):
                 merged[name] = getattr(self, name)
-        if verb not in ("train", "evaluate"):
+        if verb not in ("train", "evaluate", "run"):
             merged["gpus_per_node"] = own.gpus_per_node or 0
         defaults = {"gpus_per_node": 8, "cpus_per_task": 8, "time": "24:00:00"}
         filled = {n: defaults.get(n) if v is None else v for n, v in merged.items()}

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -61,16 +62,16 @@ class Plan:
         return self.folder / f"{self.verb}.sbatch"
 
 
-def plan_jobs(road: Road, verb: Verb) -> Plan:
-    """The script and the jobs of one verb. UserError for what could not run."""
+def plan_jobs(road: Road, verb: Verb, command: Sequence[str] | None = None) -> Plan:
+    """The script and the jobs of one verb. UserError for what could not run.
+
+    command: what a process is started with, in the place of the verb.
+    """
     launch = road.section("launch", LaunchConfig)
-    door = next(door for door in STAGES if door.verb == verb)
-    if not any(road.has(section) for section in door.asked_by):
-        raise UserError(f"{road.yaml_path} has no section '{verb}', so there is nothing to launch")
     job = launch.job(verb)
-    room = importlib.import_module(door.module)
-    has_parts = getattr(room, "has_parts", lambda road: hasattr(room, "run_shard"))
-    if job.shards is not None and not has_parts(road):
+    if verb != "run" and not _has_work(road, verb):
+        raise UserError(f"{road.yaml_path} has no section '{verb}', so there is nothing to launch")
+    if job.shards is not None and not _has_parts(road, verb):
         raise UserError(
             f"launch.stages.{verb}.shards {job.shards}: {verb} cannot be split here, this road "
             "gives its --shard nothing to do; leave shards out"
@@ -93,7 +94,7 @@ def plan_jobs(road: Road, verb: Verb) -> Plan:
         about=_about(road, verb, folder),
         log=f"{pattern}.log",
         venv=launch.venv or sys.prefix,
-        arguments=_command(road, verb),
+        arguments=_command(road, verb) if command is None else list(command),
         folder=os.getcwd(),
         run=str(run),
         latest=str(run / "50_train/checkpoints/latest_checkpointed_iteration.txt"),
@@ -108,6 +109,17 @@ def plan_jobs(road: Road, verb: Verb) -> Plan:
     if mistakes:  # an option of the site or of the user that does not go with the rest
         raise UserError("\n".join(map(str, mistakes)))
     return plan
+
+
+def _has_work(road: Road, verb: Verb) -> bool:
+    door = next(door for door in STAGES if door.verb == verb)
+    return any(road.has(section) for section in door.asked_by)
+
+
+def _has_parts(road: Road, verb: Verb) -> bool:
+    room = importlib.import_module(next(door.module for door in STAGES if door.verb == verb))
+    told: Callable[[Road], bool] | None = getattr(room, "has_parts", None)
+    return hasattr(room, "run_shard") if told is None else told(road)
 
 
 def _jobs(launch: LaunchConfig, verb: Verb, folder: Path) -> list[Job]:
@@ -180,12 +192,18 @@ def _iteration_seconds(metrics: Path) -> float | None:
     return median(times) if times else None
 
 
-def submit_jobs(plan: Plan) -> list[Submitted]:
-    """Write the script and hand its jobs to SLURM, each behind the one before it."""
-    if plan.verb == "train":
+def submit_jobs(
+    plan: Plan, behind: Sequence[int] = (), arguments: Sequence[str] = ()
+) -> list[Submitted]:
+    """Write the script and hand its jobs to SLURM, each behind the one before it.
+
+    behind: jobs that must have ended well before the first begins, and that make what it needs.
+    arguments: of the script.
+    """
+    if plan.verb == "train" and not behind:
         for stage in ("00_base", "40_blend"):
             plan.road.done(stage)
-    _refuse_second(plan)
+    refuse_second(plan, behind)
     plan.folder.mkdir(parents=True, exist_ok=True)
     write_text(plan.script, plan.text)
     submitted: list[Submitted] = []
@@ -193,7 +211,10 @@ def submit_jobs(plan: Plan) -> list[Submitted]:
         options = list(job.options)
         if job.after is not None:
             options.append(f"--dependency={job.after}:{submitted[-1].job}")
-        number = slurm.submit(plan.script, options, job.arguments)
+        elif behind and not submitted:
+            numbers = ":".join(map(str, behind))
+            options += ["--kill-on-invalid-dep=yes", f"--dependency=afterok:{numbers}"]
+        number = slurm.submit(plan.script, options, [*job.arguments, *arguments])
         log_path = Path(job.log.replace("%j", str(number))) if job.log else None
         submitted.append(Submitted(number, job.what, log_path))
         _note(plan, submitted[-1], options)
@@ -214,12 +235,12 @@ def _note(plan: Plan, job: Submitted, options: list[str]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def _refuse_second(plan: Plan) -> None:
-    """Two jobs of one run would write over each other."""
+def refuse_second(plan: Plan, behind: Sequence[int] = ()) -> None:
+    """Two jobs of one run would write over each other, but for those that it waits for."""
     path = plan.folder / "jobs.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     for row in rows[-100:]:
-        if row["verb"] != plan.verb:
+        if row["verb"] != plan.verb or row["job"] in behind:
             continue
         going = [state for state in slurm.states(row["job"]) if not state.has_ended]
         if going:

@@ -15,6 +15,7 @@ from megatron_math.launch.config import LaunchConfig
 from megatron_math.model.config import ModelOverrides
 from megatron_math.pipeline import STAGES, stages_of
 from megatron_math.roads import holds_roads, write_roads
+from megatron_math.study.plan import holds_study, plan_study, read_study
 from megatron_math.synthesize.config import read_section
 from megatron_math.train.config import (
     CheckpointConfig,
@@ -26,7 +27,8 @@ from megatron_math.train.config import (
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FILES = sorted(EXAMPLES.glob("*/*.yaml"))
 LOOPS = [path for path in FILES if holds_roads(path)]
-ROADS = [path for path in FILES if path not in LOOPS]
+STUDIES = [path for path in FILES if holds_study(path)]
+ROADS = [path for path in FILES if path not in LOOPS and path not in STUDIES]
 MODELS = {
     "base": BaseConfig, "model": ModelOverrides, "curate": CurateConfig, "index": IndexConfig,
     "blend": BlendConfig, "train": TrainConfig, "parallel": ParallelConfig,
@@ -62,6 +64,14 @@ def test_every_road_of_a_loop_is_valid(path: Path, tmp_path: Path) -> None:
     roads = write_roads(path, [], tmp_path)
     assert len(roads) > 1
     for road in roads:
+        check(road.yaml_path)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_road_of_a_study_is_valid(path: Path, tmp_path: Path) -> None:
+    plan = plan_study(read_study(path), tmp_path)
+    assert len(plan.arms) > 4
+    for road in (*plan.shared, *(arm.road for arm in plan.arms if not arm.is_made_elsewhere)):
         check(road.yaml_path)
 
 

@@ -15,7 +15,7 @@ FLOORS = (
     ("synthesize", "curate", "index", "blend", "train", "convert", "evaluate", "report"),
     (
         "pipeline", "inspect", "estimate", "dry_run", "megatron_flags", "doctor", "gpu_check",
-        "launch", "status", "roads", "cli",
+        "launch", "status", "roads", "study", "cli",
     ),
 )  # fmt: skip
 # On the same floor: who may import whom (DESIGN: each tool wraps exactly one outside thing).
@@ -27,6 +27,7 @@ SAME_FLOOR = {
     ("cli", "dry_run"), ("cli", "megatron_flags"),
     ("cli", "doctor"), ("cli", "status"), ("cli", "roads"),
     ("cli", "launch"), ("launch", "pipeline"),
+    ("cli", "study"), ("study", "pipeline"), ("study", "roads"), ("study", "launch"),
     ("gpu_check", "estimate"),
 }  # fmt: skip
 CORE_ROOMS = {"device", "dataset", "checkpoint", "model", "engine", "train", "convert"}

@@ -25,6 +25,8 @@ LIGHT = (
     "megatron_math.status.table",
     "megatron_math.train.watch",
     "megatron_math.launch.verb",
+    "megatron_math.study.verb",
+    "megatron_math.study.one_road",
 )
 
 

@@ -1,0 +1,133 @@
+"""What the roads of a study measured: by metric and arm, [seeds, items] or [seeds, 1].
+
+Metrics: a benchmark's name (share of right answers), `name[group]` as in scores.json, `average` of
+all benchmarks, `validation loss[source]` and `validation loss` (of all that the arm trains on).
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from megatron_math.base.files import read_json
+from megatron_math.base.road import Road
+from megatron_math.evaluate.predictions import read_predictions
+from megatron_math.evaluate.scores import group_label
+from megatron_math.study.plan import ArmRoad
+from megatron_math.study.statistics import Scores
+
+AVERAGE, LOSS = "average", "validation loss"
+PREDICTIONS = "70_evaluate/after/{}/predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric of one road: values, and the items that they are of (none for a loss)."""
+
+    values: Scores
+    items: tuple[str, ...] = ()
+
+
+@dataclass
+class Table:
+    """metric -> arm -> seed -> what was measured; roads that have no result, with the reason."""
+
+    found: dict[str, dict[str, dict[int, Measured]]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def put(self, metric: str, arm: ArmRoad, measured: Measured) -> None:
+        self.found.setdefault(metric, {}).setdefault(arm.arm, {})[arm.seed] = measured
+
+    def seeds(self, metric: str, arms: Iterable[str]) -> list[int]:
+        """Seeds for which all these arms have the metric."""
+        by_arm = self.found.get(metric, {})
+        sets = [set(by_arm.get(arm, {})) for arm in arms]
+        return sorted(set.intersection(*sets)) if sets else []
+
+    def together(self, metric: str, weights: Mapping[str, float]) -> Scores | None:
+        """[seeds, items] of a weighted sum of arms, over seeds and items that all of them have.
+
+        Where seeds were asked different items, or an arm others than another, the means of seeds
+        are what is left: [seeds, 1]. None where no seed has all arms.
+        """
+        seeds = self.seeds(metric, weights)
+        if not seeds:
+            return None
+        by_arm = self.found[metric]
+        rows = [[by_arm[arm][seed] for arm in weights] for seed in seeds]
+        items = {measured.items for row in rows for measured in row}
+        same = len(items) == 1 and len({m.values.size for row in rows for m in row}) == 1
+        parts = [
+            sum(
+                weight * (measured.values if same else measured.values.mean(keepdims=True))
+                for weight, measured in zip(weights.values(), row, strict=True)
+            )
+            for row in rows
+        ]
+        return np.stack([np.asarray(part, dtype=np.float64) for part in parts])
+
+
+def gather(arms: Sequence[ArmRoad]) -> Table:
+    """Read what is finished; a road that is not stands in `missing`."""
+    table = Table()
+    for arm in arms:
+        road = arm.road
+        wanted = [s for s in ("50_train", "70_evaluate") if _asks(road, s, arm)]
+        not_done = [stage for stage in wanted if not (road.folder(stage) / "DONE").is_file()]
+        if not_done:
+            table.missing[arm.key] = f"{', '.join(not_done)} is not finished"
+            continue
+        for metric, measured in _measured(road).items():
+            table.put(metric, arm, measured)
+    return table
+
+
+def _asks(road: Road, stage: str, arm: ArmRoad) -> bool:
+    return arm.is_made_elsewhere or road.has(stage.partition("_")[2])
+
+
+def _measured(road: Road) -> dict[str, Measured]:
+    found: dict[str, Measured] = {}
+    after = road.folder("70_evaluate") / "after"
+    names = sorted(path.parent.name for path in after.glob("*/predictions.jsonl"))
+    for name in names:
+        rows = read_predictions(road.root / PREDICTIONS.format(name))
+        found |= _by_group(name, rows)
+    if names:
+        means = [found[name].values.mean() for name in names]
+        found[AVERAGE] = Measured(np.array([float(np.mean(means))]))
+    return found | _losses(road.folder("50_train") / "validation.jsonl")
+
+
+def _by_group(name: str, rows: Sequence[Mapping]) -> dict[str, Measured]:
+    members: dict[str, list[Mapping]] = {name: list(rows)}
+    for row in rows:
+        for group, value in row["meta"].items():
+            members.setdefault(f"{name}[{group_label(group, value)}]", []).append(row)
+    return {
+        metric: Measured(
+            np.array([float(row["correct"]) for row in found]), tuple(row["id"] for row in found)
+        )
+        for metric, found in members.items()
+    }
+
+
+def _losses(path: Path) -> dict[str, Measured]:
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines:
+        return {}
+    last = json.loads(lines[-1])
+    losses, tokens = last["loss"], last["tokens"]
+    mean = sum(losses[source] * tokens[source] for source in losses) / sum(tokens.values())
+    by_name = {LOSS: mean} | {f"{LOSS}[{source}]": loss for source, loss in losses.items()}
+    return {metric: Measured(np.array([float(value)])) for metric, value in by_name.items()}
+
+
+def trained_tokens(road: Road) -> int | None:
+    """What 50_train says that it consumed."""
+    path = road.folder("50_train") / "stats.json"
+    return read_json(path)["tokens"] if path.is_file() else None
