@@ -1,13 +1,13 @@
 """Records that wait for a later pass: where their lines lie, and what was found in them.
 
 Lines of plain files stay where they are; those of packed files and changed ones are copied. Memory:
-some 30 bytes a record and its id.
+some 30 bytes a record and its id, and a quarter of a gigabyte of texts.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,10 @@ from megatron_math.curate.blocks import Block
 from megatron_math.curate.examine import Examined
 from megatron_math.curate.lines import Lines, Place, read_at
 from megatron_math.curate.scan import scan
+from megatron_math.native.row_search import flatten
 from megatron_math.native.texts import ByteArray, Int64Array
+
+REMEMBERED_BYTES = 1 << 28
 
 
 class Parked:
@@ -28,6 +31,8 @@ class Parked:
         self._blocks: list[tuple[Lines, Int64Array]] = []  # without content; hits
         self._begins: list[int] = []  # number of each block's first record
         self._count = 0
+        self._texts: dict[int, bytes] = {}
+        self._text_bytes = 0
 
     def add(self, found: Examined, rows: Int64Array) -> None:
         """Some records of a block, by rising row."""
@@ -67,10 +72,21 @@ class Parked:
 
     def texts(self, numbers: Int64Array) -> tuple[ByteArray, Int64Array]:
         """What is searched of some records, by rising number: UTF-8, and where each begins."""
+        if self._text_bytes > REMEMBERED_BYTES:
+            self._texts, self._text_bytes = {}, 0
+        wanted = numbers.tolist()
+        if missing := [number for number in wanted if number not in self._texts]:
+            self._read(missing)
+        return flatten([self._texts[number] for number in wanted])
+
+    def _read(self, numbers: list[int]) -> None:
+        """Put texts by: those of a group of near-duplicates are asked for again and again."""
         lines: list[bytes] = []
-        for file, places in groupby(map(self._place, numbers.tolist()), lambda place: place.file):
+        for file, places in groupby(map(self._place, numbers), lambda place: place.file):
             with naming(file), open(file, "rb", buffering=0) as opened:
                 lines += [read_at(opened.fileno(), place) for place in places]
-        records = scan(Block(self._folder, 0, b"\n".join(lines), 0, is_packed=True), "")
-        assert len(records.lines) == len(numbers), "lines that were records are records"
-        return records.text, records.offsets
+        block = Block(self._folder, 0, b"\n".join(lines), 0, is_packed=True)
+        found = scan(block, "")  # lines that were records are records
+        for number, (begin, end) in zip(numbers, pairwise(found.offsets.tolist()), strict=True):
+            self._texts[number] = found.text[begin:end].tobytes()
+        self._text_bytes += len(found.text)
