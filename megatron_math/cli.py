@@ -437,7 +437,7 @@ def run(
 
 
 @app.command(
-    epilog=_keys(
+    cls=_keys(
         ("study", "megatron_math.study.config", "StudyConfig"),
         ("study.budget", "megatron_math.study.config", "BudgetConfig"),
         ("study.budget.available", "megatron_math.study.config", "AvailableConfig"),
