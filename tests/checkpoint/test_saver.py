@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -268,7 +269,8 @@ def test_a_part_that_cannot_be_written_ends_the_waiting_for_it(
             patch.setattr(writer_module, "write_part", fails)
             second.start(trained.models, trained.optimizer, 1, None)
 
-    monkeypatch.setattr(writer_module.time, "sleep", meanwhile)
+    # the module's own name for it: threads of others sleep, too
+    monkeypatch.setattr(writer_module, "time", SimpleNamespace(sleep=meanwhile))
     first.start(trained.models, trained.optimizer, 1, extras(1))
     assert second.failed == (1, "OSError: [Errno 28] No space left on device")
     assert first.failed == (1, "RuntimeError: no part of rank 1, which gave the folder up")
