@@ -25,6 +25,27 @@ IDLE_SHARE = 0.25
 STOP_INTERVAL_TOKENS = 4
 
 
+def load_folder(folder: Path | str, dtype: Literal["fp32", "bf16"]) -> tuple[Any, Any]:
+    """(model, tokenizer) of a Hugging Face folder, without code of its own. UserError otherwise."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[dtype],
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} cannot be loaded by transformers: {error}") from error
+    return model, tokenizer
+
+
 class HuggingFaceEngine(Engine):
     """A causal language model in a local folder, with its own tokenizer and end tokens.
 
@@ -43,7 +64,6 @@ class HuggingFaceEngine(Engine):
         device: str | None = None,
     ) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()  # a bar per tensor file, into our log
@@ -59,20 +79,7 @@ class HuggingFaceEngine(Engine):
             device = accelerator.type if accelerator else "cpu"
         self.batch_size = batch_size
         self._device = torch.device(device)
-        torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=torch_dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder} cannot be loaded by transformers: {error}") from error
+        model, self._tokenizer = load_folder(folder, dtype)
         self._model = model.to(self._device).eval()
         self._max_tokens: int = model.config.max_position_embeddings
         self._end_ids = self._find_end_ids()

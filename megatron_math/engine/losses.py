@@ -5,9 +5,7 @@ Shapes: B texts of a batch, S tokens of the longest, V tokens of the vocabulary.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from megatron_math.base.errors import UserError
+from typing import Literal
 
 
 class TextLosses:
@@ -22,25 +20,14 @@ class TextLosses:
         batch_tokens: int = 16384,
     ) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging as transformers_logging
+
+        from megatron_math.engine.hf import load_folder
 
         transformers_logging.disable_progress_bar()
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         self._device = torch.device(accelerator.type if accelerator else "cpu")
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[dtype],
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder} cannot be loaded by transformers: {error}") from error
+        model, self._tokenizer = load_folder(folder, dtype)
         self._model = model.to(self._device).eval()
         self._max_tokens = min(max_tokens, model.config.max_position_embeddings)
         self._batch_tokens = batch_tokens
