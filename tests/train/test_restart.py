@@ -1,6 +1,7 @@
 """A rank dies and all are started again in the same job; what is deterministic is not repeated."""
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,12 @@ def test_killed_ranks_are_back_in_the_same_job_and_change_nothing(copy_of) -> No
     assert process.returncode == 0, errors.decode()
 
     killed = copy_of("killed", *OVERRIDES)
-    process = start(killed)
+    process, killed_at = start(killed), []
     for number, rank in ((1, 0), (2, 1)):
         wait_for_first_step(killed, number, process)
         assert wait_for(lambda at=6 * number: num_rows(killed) >= at, process)
         kill_rank(process.pid, rank)
+        killed_at.append(time.time())
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors.decode()
     assert differing(tensors(unbroken), tensors(killed)) == []
@@ -45,6 +47,12 @@ def test_killed_ranks_are_back_in_the_same_job_and_change_nothing(copy_of) -> No
     assert [launch.source for launch in told.launches][0] == "base"
     assert all(launch.source.startswith("iter_") for launch in told.launches[1:])
     assert told.problems == []
+    for at, launch in zip(killed_at, told.launches[1:], strict=True):
+        assert launch.first_step_at is not None
+        dead_seconds = launch.first_step_at - at
+        assert dead_seconds < 8
+        # With a kill every 60 s at least 85 % of the time go into steps that count.
+        assert dead_seconds + launch.repeated_seconds < 0.15 * 60
 
 
 def test_without_restarts_a_death_is_the_end(copy_of) -> None:
