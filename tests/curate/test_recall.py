@@ -1,7 +1,11 @@
 """The recall loop on a small web of real pages: it finds mathematics, grows, ends, goes on."""
 
+import fcntl
+import glob
 import json
 import random
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +141,31 @@ def test_equal_bytes_again_and_after_a_kill(
         assert (folder / name).read_bytes() == (done / name).read_bytes(), name
 
 
+def test_processes_that_wait_score_what_nobody_has_claimed(done: Path, tmp_path: Path) -> None:
+    def npz() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in here.glob("scores_*.npz")}
+
+    files = [Path(name) for name in sorted(glob.glob(str(done.parents[2] / "web*.jsonl")))]
+    here = Path(shutil.copytree(done / "recall" / "round_2", tmp_path / "round_2"))
+    whole = npz()
+    assert len(whole) == len(files) == 2
+    for name in whole:
+        (here / name).unlink()
+    first = min(whole)
+    with open(here / first.replace(".npz", ".claim"), "w") as claim:
+        fcntl.flock(claim, fcntl.LOCK_EX)
+        rounds.help_to_score(files, here, 1)
+        assert npz() == {name: content for name, content in whole.items() if name != first}
+        scoring = threading.Thread(
+            target=rounds.score_files, args=(here / "classifier.npy", files, here, 1)
+        )
+        scoring.start()
+        scoring.join(2.5)
+        assert scoring.is_alive(), "it waits for the other one"
+    scoring.join(60)  # the other one is gone, with its lock
+    assert npz() == whole
+
+
 def test_a_change_makes_only_the_rounds_that_it_concerns(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,9 +192,9 @@ def test_scores_alone_may_be_kept_of_what_is_left_out(web: Web, tmp_path: Path) 
 
 def test_workers_change_no_byte(web: Web, done: Path, tmp_path: Path) -> None:
     folder = run(make_road(tmp_path, web, rounds=1, workers=2)).folder
-    for name in ("collected.npy", "scores_00001.npz"):
-        made = folder / "recall" / "round_1" / name
-        assert made.read_bytes() == (done / "recall" / "round_1" / name).read_bytes()
+    for name in ("collected.npy", "scores_*_00001.npz"):
+        made, alone = (next(of.glob(f"recall/round_1/{name}")) for of in (folder, done))
+        assert made.read_bytes() == alone.read_bytes()
 
 
 def test_a_budget_of_words(web: Web, tmp_path: Path) -> None:

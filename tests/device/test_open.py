@@ -1,5 +1,7 @@
 """Opening, describing, seeding and closing, in one process."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -24,6 +26,18 @@ def test_one_process_opens_closes_and_opens_again():
             assert one.item() == 1
         assert not torch.distributed.is_initialized()
         assert not parallel_state.model_parallel_is_initialized()
+
+
+def test_all_groups_of_a_process_share_the_thread_of_one_device():
+    def listening() -> int:
+        names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+        return names.count("gloo_tcp_loop\n")
+
+    before = listening()
+    with open_device(Grid(), seed=5):
+        groups = list(torch.distributed.distributed_c10d._world.pg_map)
+        assert len(groups) > 10
+        assert listening() - before <= 1
 
 
 def test_one_process_needs_no_port(monkeypatch):

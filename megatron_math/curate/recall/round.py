@@ -1,6 +1,8 @@
 """One round: learn the seed from the rest, score the pool, take the best."""
 
+import fcntl
 import multiprocessing
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ from megatron_math.curate.source_config import how_many
 
 LEAST_TEXTS = 10
 """Of a class; fewer teach nothing."""
+CLAIMED_SECONDS = 1.0
+"""Until it is looked again whether a file that another process scores is done."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +78,48 @@ def make_round(
 
 
 def score_files(classifier: Path, pool: Sequence[Path], folder: Path, workers: int) -> None:
-    """Score the files of the pool that `folder` has no scores of."""
-    missing = [n for n in range(len(pool)) if not _scores(folder, n).is_file()]
-    if workers == 1 or len(missing) < 2:
-        for n in missing:
-            _score(classifier, pool[n], _scores(folder, n))
-            log.info("recall: %s is scored", pool[n])
-        return
+    """Score the files of the pool that `folder` has no scores of, and wait for those that other
+    processes score; what one that was killed has left is free again."""
+    while missing := _missing(pool, folder):
+        if not _score_claimed(classifier, pool, missing, folder, workers):
+            time.sleep(CLAIMED_SECONDS)
+
+
+def help_to_score(pool: Sequence[Path], folder: Path, workers: int) -> None:
+    """Score what is missing of the round in `folder` and in no other process's hands."""
+    classifier = folder / "classifier.npy"
+    if classifier.is_file():
+        _score_claimed(classifier, pool, _missing(pool, folder), folder, workers)
+
+
+def _missing(pool: Sequence[Path], folder: Path) -> list[int]:
+    return [n for n in range(len(pool)) if not _scores(folder, n).is_file()]
+
+
+def _score_claimed(
+    classifier: Path, pool: Sequence[Path], missing: list[int], folder: Path, workers: int
+) -> int:
+    """How many files this call has scored."""
+    tasks = [(classifier, pool[n], _scores(folder, n)) for n in missing]
+    if workers == 1 or len(tasks) < 2:
+        return sum(_score_unless_claimed(*task) for task in tasks)
     spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=spawning) as processes:
-        scored = {processes.submit(_score, classifier, pool[n], _scores(folder, n)): n
-                  for n in missing}  # fmt: skip
-        for done in as_completed(scored):
-            done.result()
-            log.info("recall: %s is scored", pool[scored[done]])
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=spawning) as processes:
+        done = [processes.submit(_score_unless_claimed, *task) for task in tasks]
+        return sum(one.result() for one in as_completed(done))
+
+
+def _score_unless_claimed(classifier: Path, pool: Path, path: Path) -> bool:
+    """Whether the file was free and is scored now. The claim is a lock, which ends with us."""
+    with open(path.with_suffix(".claim"), "w") as claim:
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if not path.is_file():
+            _score(classifier, pool, path)
+            log.info("recall: %s is scored", pool)
+        return True
 
 
 def take(
@@ -124,7 +156,8 @@ def read_collected(folder: Path, num_pages: int) -> BoolArray:
 
 
 def _scores(folder: Path, number: int) -> Path:
-    return folder / f"scores_{number:05d}.npz"
+    """Under the round's key: what helps a round that is made anew writes what nobody reads."""
+    return folder / f"scores_{(folder / 'key').read_text()[:8]}_{number:05d}.npz"
 
 
 def _score(classifier: Path, pool: Path, path: Path) -> None:

@@ -7,9 +7,11 @@ on where it was, and after a change only the rounds that it concerns are made ag
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,14 @@ from megatron_math.curate.recall.config import RecallConfig
 from megatron_math.curate.recall.domains import grow, on_paths, read_paths
 from megatron_math.curate.recall.linear import probability
 from megatron_math.curate.recall.pages import survey
-from megatron_math.curate.recall.round import Material, make_round, read_collected, read_scores
+from megatron_math.curate.recall.round import (
+    CLAIMED_SECONDS,
+    Material,
+    help_to_score,
+    make_round,
+    read_collected,
+    read_scores,
+)
 
 NEVER = 0
 
@@ -46,7 +55,7 @@ def recall(order: Order) -> "Recall":
     config = order.config.recall
     assert config is not None
     folder = order.stage.folder / "recall"
-    with _alone(folder):
+    with _alone(folder, partial(_help, order, config, folder)):
         found = _loop(order, config, folder)
     return Recall(found, config)
 
@@ -91,8 +100,21 @@ class Recall:
         }
 
 
+def _pool(order: Order, config: RecallConfig) -> dict[str, list[Path]]:
+    return {name: order.files[name] for name in order.files if name in (config.pool or order.files)}
+
+
+def _help(order: Order, config: RecallConfig, folder: Path) -> None:
+    """What another process's rounds leave to do for us."""
+    files = [path for paths in _pool(order, config).values() for path in paths]
+    for here in folder.glob("round_*"):
+        with suppress(FileNotFoundError):  # it is made anew
+            if not (here / "collected.npy").is_file():
+                help_to_score(files, here, config.workers)
+
+
 def _loop(order: Order, config: RecallConfig, folder: Path) -> Recalled:
-    pool = {name: order.files[name] for name in order.files if name in (config.pool or order.files)}
+    pool = _pool(order, config)
     files = [path for paths in pool.values() for path in paths]
     seen = {name: item.fingerprint for name, item in order.stage.inputs.items()}
     read = [f"source {name} {n}" for name, paths in pool.items() for n in range(len(paths))]
@@ -159,9 +181,15 @@ def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Shards that begin at the same time make the rounds once, and the others wait."""
+def _alone(folder: Path, help_out: Callable[[], None]) -> Iterator[None]:
+    """Of shards that begin at the same time one makes the rounds; the others help it to score."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                help_out()
+                time.sleep(CLAIMED_SECONDS)
         yield
