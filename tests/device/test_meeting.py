@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from loaded import Forked, loaded
 
 from megatron_math.device import meeting
-from megatron_math.device.start import free_port, start_processes
+from megatron_math.device.start import free_port
 
 LISTENING = '''
 import os
@@ -54,16 +55,23 @@ PLAIN = (
 import sys
 import torch.distributed as dist
 dist.init_process_group("gloo", init_method=sys.argv[1], rank=0, world_size=1)
-print(listening())
+print(listening(), file=sys.stderr)
 """
 )
 LOOPBACK = {"0100007F", "00000000000000000000000001000000"}
 ANY = {"00000000", "0" * 32}
 
 
+def python(folder: Path, code: str, *arguments: str) -> list[str]:
+    """The command that runs `code`: in a fork of what has loaded torch, which takes seconds."""
+    script = folder / "code.py"
+    script.write_text(code)
+    return [sys.executable, str(script), *arguments]
+
+
 def test_ranks_of_this_machine_listen_on_loopback_only(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.endswith("IFNAME")}
-    assert start_processes([sys.executable, "-c", RANK, str(tmp_path)], 2, env) == 0
+    assert loaded().start_processes(python(tmp_path, RANK, str(tmp_path)), 2, env) == 0
     for rank in (0, 1):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found, "no socket was seen, so nothing was looked at"
@@ -72,25 +80,29 @@ def test_ranks_of_this_machine_listen_on_loopback_only(tmp_path: Path) -> None:
 
 def test_one_process_alone_listens_on_loopback_only(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.endswith("IFNAME")}
-    command = [sys.executable, "-c", RANK, str(tmp_path)]
-    subprocess.run(command, env=env, check=True, capture_output=True)
+    assert loaded().start(python(tmp_path, RANK, str(tmp_path)), env=env).wait(60) == 0
     assert set(json.loads((tmp_path / "0.json").read_text())) <= LOOPBACK
 
 
-def test_torch_alone_listens_on_every_interface() -> None:
+def test_torch_alone_listens_on_every_interface(tmp_path: Path) -> None:
     """The control, and why there is a store of our own."""
-    command = [sys.executable, "-c", PLAIN, f"tcp://127.0.0.1:{free_port()}"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    command = python(tmp_path, PLAIN, f"tcp://127.0.0.1:{free_port()}")
+    ((code, told),) = ends(loaded().start(command, stderr=subprocess.PIPE))
+    assert code == 0, told
     assert any(address in told for address in ANY), told
 
 
 MEETS = """
-import datetime, sys
+import datetime, sys, time
 from megatron_math.device import meeting
 meeting.TOLD_EVERY = 0.5
 rank, world, port, seconds = map(int, sys.argv[1:])
 timeout = datetime.timedelta(seconds=seconds)
-store = meeting.meeting_store("127.0.0.1", port, rank=rank, world=world, timeout=timeout)
+try:
+    store = meeting.meeting_store("127.0.0.1", port, rank=rank, world=world, timeout=timeout)
+except meeting.NobodyCame:
+    time.sleep(1.0)  # a program of its own is as long in ending, and the others read in its store
+    raise
 store.set("all are there", "")
 print("met")
 if rank == 0:
@@ -101,38 +113,49 @@ else:
 OF_SLURM = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
 
 
-def meet(ranks: list[int], seconds: int, env: dict[str, str]) -> list[tuple[int, str]]:
-    """Exit code and output of each of some ranks of a world of four."""
-    port = str(free_port())
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", MEETS, str(rank), "4", port, str(seconds)],
-            env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in ranks
-    ]  # fmt: skip
-    told = [one.communicate(timeout=90)[0] for one in running]
+def ends(*running: Forked) -> list[tuple[int | None, str]]:
+    """Exit code and output of each."""
+    told = [one.communicate(timeout=90)[1].decode() for one in running]
     return [(one.returncode, text) for one, text in zip(running, told, strict=True)]
 
 
-def test_ranks_that_are_all_there_meet() -> None:
+@pytest.fixture
+def meet(tmp_path: Path):
+    """meet(ranks, seconds, env) -> exit code and output of each of some ranks of four."""
+
+    def start(ranks: list[int], seconds: int, env: dict[str, str]) -> list[tuple[int | None, str]]:
+        more = ["4", str(free_port()), str(seconds)]
+        return ends(
+            *(
+                loaded().start(
+                    python(tmp_path, MEETS, str(rank), *more),
+                    env=os.environ | env, stdout=subprocess.STDOUT, stderr=subprocess.PIPE,
+                )
+                for rank in ranks
+            )
+        )  # fmt: skip
+
+    return start
+
+
+def test_ranks_that_are_all_there_meet(meet) -> None:
     assert [(code, said.splitlines()[-1]) for code, said in meet([0, 1, 2, 3], 60, {})] == (
         [(0, "met")] * 4
     )
 
 
-def test_ranks_and_hosts_that_are_missing_are_named_to_all() -> None:
+def test_ranks_and_hosts_that_are_missing_are_named_to_all(meet) -> None:
     for code, said in meet([0, 1], 8, OF_SLURM):
         assert code == 1
         assert "2 of 4 ranks have not come after 8 s: rank 2, 3 of host(s) n2" in said
 
 
-def test_who_is_missing_is_unknown_without_slurm_but_for_the_rank() -> None:
+def test_who_is_missing_is_unknown_without_slurm_but_for_the_rank(meet) -> None:
     ((_, said),) = meet([0], 4, {})
     assert "3 of 4 ranks have not come after 4 s: rank 1, 2, 3\n" in said
 
 
-def test_a_rank_that_finds_nobody_says_where_it_looked() -> None:
+def test_a_rank_that_finds_nobody_says_where_it_looked(meet) -> None:
     ((code, said),) = meet([3], 4, OF_SLURM)
     assert code == 1
     assert re.search(r"rank 3 on \S+: no answer from 127.0.0.1:\d+ within 4 s", said)

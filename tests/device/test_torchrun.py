@@ -1,4 +1,7 @@
-"""Our torchrun: USR1 reaches the ranks, 75 comes back, other failures stay failures."""
+"""Our torchrun: USR1 reaches the ranks, 75 comes back, other failures stay failures.
+
+torchrun itself runs in forks of what has loaded torch (loaded.py), its ranks are programs.
+"""
 
 import os
 import re
@@ -10,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from loaded import Forked, loaded
 
 from megatron_math.base.errors import EXIT_BAD_INPUT, EXIT_STOPPED
 from megatron_math.device.start import free_port
@@ -39,17 +43,16 @@ WAITS = """
 """
 
 
-def start(module: str, folder: Path, *codes: int) -> subprocess.Popen[str]:
+def start(module: str, folder: Path, *codes: int) -> Forked:
     """Two ranks that wait for SIGUSR1, then exit with the code or each with its own, rank 1 late
     with a 75; returns when both are waiting.
     """
     script = folder / "waits.py"
     script.write_text(textwrap.dedent(WAITS))
     command = [sys.executable, "-m", module, "--standalone", "--nproc-per-node=2", str(script)]
-    launcher = subprocess.Popen(
+    launcher = loaded().start(
         [*command, str(folder), *map(str, codes)],
         stderr=subprocess.DEVNULL if module.startswith("torch.") else subprocess.PIPE,
-        text=True,
     )
     end = time.monotonic() + 60
     while not all((folder / f"ready{rank}").exists() for rank in (0, 1)):
@@ -89,7 +92,7 @@ def test_usr1_stops_a_torchrun_that_waits_for_another_node(tmp_path):
     """It waits inside C++, where Python runs no handler."""
     command = [sys.executable, "-m", "megatron_math.device.torchrun", "--nnodes=2", "--node-rank=0"]
     command += ["--rdzv-backend=static", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
-    launcher = subprocess.Popen([*command, "--nproc-per-node=1", "-m", "no_module"])
+    launcher = loaded().start([*command, "--nproc-per-node=1", "-m", "no_module"])
     end = time.monotonic() + 60
     while not catches(launcher.pid, signal.SIGUSR1):
         assert time.monotonic() < end, "it never listened"
@@ -105,9 +108,10 @@ def test_a_node_that_never_came_is_named():
     command += ["--rdzv-backend=static", "--master-addr=127.0.0.1", f"--master-port={free_port()}"]
     command += ["--rdzv-conf=timeout=5", "--nproc-per-node=1", "-m", "no_module"]
     env = os.environ | {"SLURM_JOB_NODELIST": "gpu[07-08]"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert "1 of 2 nodes have not come after 5 s: node 1 of host(s) gpu08" in done.stderr
+    launcher = loaded().start(command, env=env, stderr=subprocess.PIPE)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert "1 of 2 nodes have not come after 5 s: node 1 of host(s) gpu08" in said.decode()
 
 
 def test_plain_torchrun_dies_of_usr1_and_leaves_its_ranks_alone(tmp_path):
@@ -150,12 +154,12 @@ def test_max_restarts_is_for_crashes_and_two_nodes_meet_again(tmp_path, code):
     command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}", "--max-restarts=1"]
     command += ["--nproc-per-node=1"]
     agents = [
-        subprocess.Popen(
+        loaded().start(
             [*command, f"--node-rank={node}", str(script), str(tmp_path), str(code)],
-            stderr=subprocess.PIPE, text=True,
+            stderr=subprocess.PIPE,
         )
         for node in (0, 1)
-    ]  # fmt: skip
+    ]
     try:
         if code == 3:
             said = [agent.communicate(timeout=100)[1] for agent in agents]
@@ -166,6 +170,6 @@ def test_max_restarts_is_for_crashes_and_two_nodes_meet_again(tmp_path, code):
             assert not list(tmp_path.glob("1.1"))
     finally:
         for agent in agents:
-            agent.terminate()
+            agent.send_signal(signal.SIGTERM)
         for agent in agents:
             agent.communicate(timeout=60)

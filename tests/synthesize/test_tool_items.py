@@ -1,11 +1,14 @@
 """Items with code: what is read, what is run and kept, and that what is run stays inside."""
 
 import json
+from functools import partial
 
 import pytest
 from fault_server import FaultServer
 from test_excerpts import run
 
+from megatron_math.sandbox.python import PythonSandbox
+from megatron_math.synthesize import tool_items
 from megatron_math.synthesize.solved_examples import without_docstrings
 from megatron_math.synthesize.tags import Unusable
 from megatron_math.synthesize.tool_items import answer_is_printed, read_tool_solution
@@ -15,8 +18,11 @@ TEXT = "A farmer has six rows of seven trees each, and waters every one of them 
 
 
 @pytest.fixture
-def tool(tmp_path):
-    """tool(reply) -> what a road with one tool seed wrote, and the prompt."""
+def tool(tmp_path, monkeypatch):
+    """tool(reply) -> what a road with one tool seed wrote, and the prompt.
+
+    Each road has a sandbox of its own, and no code here imports what it would load before."""
+    monkeypatch.setattr(tool_items, "PythonSandbox", partial(PythonSandbox, preload=()))
     (tmp_path / "seeds.jsonl").write_text(json.dumps({"id": "s", "text": TEXT}) + "\n")
     examples = [
         {"problem": "No box", "solution": "```python\nprint(1)\n```\n1"},

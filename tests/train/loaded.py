@@ -53,7 +53,7 @@ class Forked:
     def communicate(self, timeout: float | None = None) -> tuple[None, bytes]:
         """(None, standard error), read to its end: until the last process that holds it is gone."""
         said = b""
-        if self.stderr is not None:
+        if self.stderr is not None and not self.stderr.closed:
             deadline = None if timeout is None else time.monotonic() + timeout
             with selectors.DefaultSelector() as selector:
                 selector.register(self.stderr, selectors.EVENT_READ)
@@ -112,7 +112,8 @@ class Loaded:
     ) -> Forked:
         """`command`: [python, script, ...] or [python, -m, module, ...].
 
-        stdout, stderr: None (as here) or subprocess.DEVNULL; stderr may be subprocess.PIPE.
+        stdout, stderr: None (as here), subprocess.DEVNULL or a descriptor; stderr may be
+        subprocess.PIPE, stdout then subprocess.STDOUT, which is the same pipe.
         """
         assert command[0] == sys.executable, command
         request = {
@@ -126,10 +127,10 @@ class Loaded:
         with theirs, open(os.devnull, "wb") as nothing:
             if stderr == subprocess.PIPE:
                 read, write = os.pipe()
-            outputs = [
-                nothing.fileno() if stdout == subprocess.DEVNULL else 1,
-                write if write is not None else nothing.fileno() if stderr is not None else 2,
-            ]
+            places = {None: 2, subprocess.DEVNULL: nothing.fileno(), subprocess.PIPE: write}
+            errors = places.get(stderr, stderr)
+            places |= {None: 1, subprocess.STDOUT: errors}
+            outputs = [places.get(stdout, stdout), errors]
             message = json.dumps(request).encode()
             assert len(message) < MOST_REQUEST_BYTES
             socket.send_fds(self._requests, [message], [theirs.fileno(), *outputs])

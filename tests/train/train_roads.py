@@ -3,15 +3,18 @@
 import json
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from loaded import loaded
 
 from megatron_math.base.errors import StoppedOnRequest
 from megatron_math.base.road import Road
 from megatron_math.pipeline import run_road
+from megatron_math.train import run as room
 
 ROAD = {
     "name": "road",
@@ -85,6 +88,28 @@ def prepare(folder: Path, **changes: dict[str, Any]) -> None:
         road[section] |= keys
     (folder / "road.yaml").write_text(yaml.safe_dump(road))
     run_road(Road.load(folder / "road.yaml", runs=folder / "runs"), last="blend")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ranks_are_forks() -> Iterator[None]:
+    """Ranks that a test starts in this process's name are forks: see loaded.py."""
+
+    def start(*arguments: object, **keywords: object) -> int:
+        return loaded().start_processes(*arguments, **keywords)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "start_processes", start)
+        yield
+
+
+def shorter(prepared: Path, folder: Path, steps: int) -> Path:
+    """The same with a plan of so many steps of 8 samples, and a few more for whole problems."""
+    shutil.copytree(prepared / "runs", folder / "runs", symlinks=True)
+    road = yaml.safe_load((prepared / "road.yaml").read_text())
+    road["blend"]["tokens"] = steps * 8 * 64
+    (folder / "road.yaml").write_text(yaml.safe_dump(road))
+    run_road(Road.load(folder / "road.yaml", runs=folder / "runs"), last="blend")
+    return folder
 
 
 @pytest.fixture(scope="session")
