@@ -17,7 +17,7 @@ AFTER = Path("70_evaluate") / "after"
 
 
 def find_runs(road: Road, asked: list[Path]) -> dict[str, Path]:
-    """Name -> run folder, as given or below the folder of runs. UserError for one without scores."""
+    """Name -> folder, as given or below that of runs. UserError for a run without scores."""
     found = {}
     for path in asked:
         places = (path, road.runs / path)

@@ -113,7 +113,8 @@ def gather_facts(road: Road, config: ReportConfig) -> dict[str, Any]:
 def _sides(manifests: dict[str, Any]) -> list[str]:
     """Which models were to be asked: before, after or both."""
     evaluation = manifests.get("70_evaluate", {}).get("config", {}).get("evaluate") or {}
-    return [who for who in WHO if who in evaluation.get("who", WHO)]
+    asked = evaluation.get("who") or WHO
+    return [who for who in WHO if who in asked] or list(WHO)
 
 
 def _examples(folder: Path, scores: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
