@@ -407,8 +407,17 @@ def grade(
 def report(
     yaml: RoadFile, overrides: Overrides = None, runs: Runs = Path("runs"), dry_run: DryRun = False
 ) -> None:
-    """Write 80_report/index.html: one static page about the run."""
-    _run_one("report", yaml, overrides, runs, dry_run)
+    """Write one static page: of a run 80_report/index.html, of a study report/index.html."""
+    from megatron_math.study.plan import holds_study
+
+    if not holds_study(yaml):
+        _run_one("report", yaml, overrides, runs, dry_run)
+        return
+    if dry_run:
+        raise UserError("--dry-run is for roads; 'megatron-math study --dry-run' is for studies")
+    from megatron_math.study.verb import report_study
+
+    typer.echo(report_study(yaml, overrides or [], runs))
 
 
 @app.command()

@@ -127,6 +127,25 @@ def score_bars(
     return _strip("bars", shapes, description)
 
 
+def dot(
+    value: float,
+    interval: tuple[float, float],
+    span: tuple[float, float],
+    description: str,
+    *,
+    zero: float | None = None,
+) -> Markup:
+    """A dot with its interval as a whisker, on an axis of `span`; `zero` is an upright line."""
+    frame = Frame(span, (0, 1), str, str)
+    left, low, high = (frame.left(x) for x in (value, *interval))
+    shapes = [_line(0, 50, 100, 50, "grid")]
+    if zero is not None:
+        shapes.append(_line(frame.left(zero), 0, frame.left(zero), 100, "base"))
+    shapes.append(_line(low, 50, high, 50, "range"))
+    shapes.append(Markup(f'<path class="point" d="M{left:.2f} 50h0"/>'))
+    return _strip("bars dotted", shapes, description)
+
+
 def share_bar(
     asked: float | None, realised: float | None, largest: float, description: str
 ) -> Markup:

@@ -4,6 +4,7 @@ Reads what earlier stages left. A stage that the road does not have is left out;
 should have left and did not is None, and prints as missing.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import Any
 from megatron_math.base.files import read_json
 from megatron_math.base.road import Road
 from megatron_math.model.config import ModelConfig
+from megatron_math.report.comparison import compare_runs, find_runs
 from megatron_math.report.config import ReportConfig
+from megatron_math.report.contamination import read_contamination
 from megatron_math.report.corpus import read_blend, read_curation, read_indexes, read_synthesis
+from megatron_math.report.examples import read_examples
 from megatron_math.report.funnel import is_by_model, read_funnel
 from megatron_math.report.restarts import read_restarts
-from megatron_math.report.scores import read_examples, read_reasons, read_scores
+from megatron_math.report.scores import WHO, read_reasons, read_scores
 from megatron_math.report.training import read_training
 
 FORMAT, VERSION = "megatron-math report", 1
@@ -76,7 +80,10 @@ def gather_facts(road: Road, config: ReportConfig) -> dict[str, Any]:
         "base": _base(folder("00_base"), manifests),
         "model": _model(folder("00_base")),
         "scores": None,
+        "sides": _sides(manifests),
         "unscored": {},
+        "contamination": read_contamination(_curations(road)),
+        "comparison": compare_runs(road.root, find_runs(road, config.compare)),
         "examples": [],
         "synthesis": None,
         "funnel": None,
@@ -99,9 +106,35 @@ def gather_facts(road: Road, config: ReportConfig) -> dict[str, Any]:
     if evaluated := folder("70_evaluate"):
         facts["scores"] = read_scores(evaluated, _benchmark_order(manifests["70_evaluate"]))
         facts["unscored"] = read_reasons(evaluated)
-        if facts["scores"]:
-            facts["examples"] = read_examples(evaluated, facts["scores"][0]["benchmark"])
+        facts["examples"] = _examples(evaluated, facts["scores"], config.examples)
     return facts
+
+
+def _sides(manifests: dict[str, Any]) -> list[str]:
+    """Which models were to be asked: before, after or both."""
+    evaluation = manifests.get("70_evaluate", {}).get("config", {}).get("evaluate") or {}
+    asked = evaluation.get("who") or WHO
+    return [who for who in WHO if who in asked] or list(WHO)
+
+
+def _examples(folder: Path, scores: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    found = []
+    for name in (benchmark["benchmark"] for benchmark in scores):
+        sides = {who: folder / who / name / "predictions.jsonl" for who in WHO}
+        found.append(read_examples(name, sides, most))
+    return [one for one in found if one is not None]
+
+
+def _curations(road: Road) -> dict[str, Path]:
+    """Where training text was curated: on this road, and on those that its base comes from."""
+    folders: dict[str, Path] = {}
+    root: Path | None = road.root
+    while root is not None and root.name not in folders:
+        folders[root.name] = root / "20_curate"
+        manifest = root / "00_base" / "manifest.json"
+        base = read_json(manifest)["config"].get("base") if manifest.is_file() else None
+        root = Path(os.path.normpath(root / base["run"])) if base and base.get("run") else None
+    return folders
 
 
 def _benchmark_order(manifest: dict[str, Any]) -> list[str]:

@@ -33,6 +33,21 @@ def loss(value: float) -> str:
     return f"{value:.3f}"
 
 
+def loss_change(value: float) -> str:
+    """A difference of two losses, always with its sign."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def share(value: float) -> str:
+    """A round share such as 95 %."""
+    return f"{100 * value:g}{THIN_SPACE}%"
+
+
+def signed(value: float) -> str:
+    """A weight: +1, −0.5."""
+    return f"{value:+g}".replace("-", "−")
+
+
 def count(value: float) -> str:
     """All digits, in groups of three."""
     return f"{value:,.0f}".replace(",", THIN_SPACE)
@@ -70,6 +85,9 @@ KINDS: dict[str, Callable[[float], str]] = {
     "percent_bare": lambda value: f"{100 * value:.1f}",
     "points": points,
     "loss": loss,
+    "loss_change": loss_change,
+    "share": share,
+    "signed": signed,
     "count": count,
     "large": large,
     "small": small,

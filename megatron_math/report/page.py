@@ -2,51 +2,30 @@
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from megatron_math.report import charts, words
-from megatron_math.report.figures import KINDS, figure, large, percent
+from megatron_math.report import charts
+from megatron_math.report.environment import render
+from megatron_math.report.figures import large, percent
 
-HERE = Path(__file__).parent
 LONGEST_GROUP = 8  # a finer division is folded away
 
 
 def render_page(facts: dict[str, Any]) -> str:
-    """The whole page; it refers to no other file."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for kind in KINDS:
-        environment.filters[kind] = lambda value, kind=kind: figure(value, kind)
-    environment.filters |= {"as_yaml": _as_yaml, "zip": zip, "groups_of": groups_of}
-    environment.globals.update(
+    """The whole page; it refers to no other file but those of its run."""
+    return render(
+        "page.html",
+        facts,
         loss_panels=loss_panels,
         course_panels=course_panels,
         score_bars=score_bars,
         share_bar=share_bar,
         time_bars=time_bars,
-        group_name=words.group_name,
-        stage_name=words.stage_name,
-        spent_name=words.spent_name,
-        base_name=words.base_name,
-        headline=words.headline,
+        groups_of=groups_of,
         LONGEST_GROUP=LONGEST_GROUP,
     )
-    style = Markup((HERE / "page.css").read_text(encoding="utf-8"))
-    return environment.get_template("page.html").render(facts, style=style)
-
-
-def _as_yaml(value: Any) -> str:
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=96)).rstrip()
 
 
 def groups_of(rows: Sequence[dict[str, Any]]) -> list[tuple[str | None, list[dict[str, Any]]]]:

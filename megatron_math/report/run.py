@@ -6,7 +6,8 @@ Reads the finished stages of the road. Writes 80_report/index.html and data.json
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import write_json, write_text
 from megatron_math.base.road import Road
-from megatron_math.base.stage import Stage
+from megatron_math.base.stage import Stage, StageInput, finished_stage
+from megatron_math.report.comparison import find_runs
 from megatron_math.report.config import ReportConfig
 from megatron_math.report.facts import gather_facts, stages_on
 
@@ -28,7 +29,7 @@ def run(road: Road) -> Stage:
     stage = Stage(
         road.folder(STAGE),
         config={"report": config},
-        inputs={name: road.done(name) for name in finished},
+        inputs={name: road.done(name) for name in finished} | _compared(road, config),
         seed=road.seed,
     )
     if stage.is_done():
@@ -45,3 +46,11 @@ def run(road: Road) -> Stage:
         stats={"page_bytes": page.stat().st_size, "stages": len(finished)}, outputs=[page, data]
     )
     return stage
+
+
+def _compared(road: Road, config: ReportConfig) -> dict[str, StageInput]:
+    """Scores of other runs as inputs: the page is out of date when they change."""
+    return {
+        f"compare {name}": finished_stage(folder / "70_evaluate")
+        for name, folder in find_runs(road, config.compare).items()
+    }

@@ -10,13 +10,11 @@ from typing import Any
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json
-from megatron_math.base.records import enumerate_rows
 
 WHO = ("before", "after")
 PROTOCOL_KEYS = (
     "rows", "limit", "shots", "decoding", "dtype", "max_new_tokens", "stop", "answer_rules",
 )  # fmt: skip
-EXAMPLE_CHARACTERS = 700
 
 
 def read_scores(folder: Path, order: list[str]) -> list[dict[str, Any]]:
@@ -35,7 +33,7 @@ def read_reasons(folder: Path) -> dict[str, str]:
 
 
 def _benchmark(folder: Path, name: str) -> dict[str, Any]:
-    sides = {who: _read_side(folder / who / name / "scores.json") for who in WHO}
+    sides = {who: read_side(folder / who / name / "scores.json") for who in WHO}
     groups = {g: None for side in sides.values() for g in (side or {}).get("groups", {})}
     asked = [side["protocol"] or {} for side in sides.values() if side]
     told = next((side for side in reversed(sides.values()) if side), {})
@@ -57,7 +55,8 @@ def _benchmark(folder: Path, name: str) -> dict[str, Any]:
     }
 
 
-def _read_side(path: Path) -> dict[str, Any] | None:
+def read_side(path: Path) -> dict[str, Any] | None:
+    """A scores.json that agrees with itself; None when there is none."""
     if not path.is_file():
         return None
     scores: dict[str, Any] = read_json(path)
@@ -73,7 +72,7 @@ def _read_side(path: Path) -> dict[str, Any] | None:
 def _row(
     group: str | None, before: dict[str, Any] | None, after: dict[str, Any] | None
 ) -> dict[str, Any]:
-    sides = {"before": _score(before), "after": _score(after)}
+    sides = {"before": score_of(before), "after": score_of(after)}
     return {
         "group": group,
         "by": group and ", ".join(part.partition("=")[0] for part in group.split(", ")),
@@ -82,7 +81,7 @@ def _row(
     }
 
 
-def _score(part: dict[str, Any] | None) -> dict[str, Any] | None:
+def score_of(part: dict[str, Any] | None) -> dict[str, Any] | None:
     """The four numbers of a score; None when nothing was asked."""
     if part is None or not part["n"]:
         return None
@@ -105,45 +104,3 @@ def gain(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[st
     interval = [difference - down, difference + up]
     verdict = "unclear" if interval[0] <= 0 <= interval[1] else "up" if difference > 0 else "down"
     return {"difference": difference, "interval95": interval, "verdict": verdict}
-
-
-def read_examples(folder: Path, benchmark: str) -> list[dict[str, Any]]:
-    """The first problem that was learned, and the first still wrong, with both models' answers."""
-    sides = {who: _read_predictions(folder / who / benchmark / "predictions.jsonl") for who in WHO}
-    learned = (
-        identity
-        for identity, row in sides["after"].items()
-        if row["correct"] and not sides["before"].get(identity, {"correct": True})["correct"]
-    )
-    wrong = (identity for identity, row in sides["after"].items() if not row["correct"])
-    examples = []
-    for kind, identity in (("learned", next(learned, None)), ("still wrong", next(wrong, None))):
-        if identity is not None:
-            row = sides["after"][identity]
-            examples.append(
-                {
-                    "kind": kind,
-                    "id": identity,
-                    "prompt": row["prompt"],
-                    "reference": row["reference"],
-                }
-                | {who: _answer(sides[who].get(identity)) for who in WHO}
-            )
-    return examples
-
-
-def _read_predictions(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.is_file():
-        return {}
-    return {str(row["id"]): row for _, row in enumerate_rows(path)}
-
-
-def _answer(row: dict[str, Any] | None) -> dict[str, Any] | None:
-    if row is None:
-        return None
-    output = row["output"].strip()
-    return {
-        "output": output[:EXAMPLE_CHARACTERS] + (" …" if len(output) > EXAMPLE_CHARACTERS else ""),
-        "extracted": row["extracted"],
-        "correct": bool(row["correct"]),
-    }

@@ -72,3 +72,21 @@ def base_name(base: dict[str, Any] | None) -> str:
             told = str(base[kind])
             return f"{kind} {told if kind == 'run' else Path(told).name}"
     return "missing"
+
+
+KIND_NAMES = {
+    "learned": "learned: wrong before, right after",
+    "lost": "lost: right before, wrong after",
+    "right by some": "right by some models",
+    "wrong": "wrong by all",
+    "right": "right by all",
+    "disputed": "disputed: math-verify disagrees",
+    "cut off": "cut off at the longest answer",
+    "no answer": "nothing to read as an answer",
+}
+
+
+def kind_name(kind: str, num_models: int) -> str:
+    """A kind of row in words; of one model nobody is `all`."""
+    told = KIND_NAMES[kind]
+    return told if num_models > 1 else told.removesuffix(" by all")

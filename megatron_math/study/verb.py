@@ -12,6 +12,7 @@ from megatron_math.base.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, User
 from megatron_math.base.log import log
 from megatron_math.base.road import Road
 from megatron_math.pipeline import announce_road
+from megatron_math.report.study import write_study_page
 from megatron_math.study.budget import ArmTokens, arm_tokens, find_faults, render
 from megatron_math.study.campaign import GOOD, Outcome, Task, run_tasks
 from megatron_math.study.config import DEFAULT_BUDGET
@@ -56,12 +57,27 @@ def study(
         return EXIT_DONE
     outcomes = make(plan, only, seeds, jobs, console=None if as_json else console)
     facts = make_results(config, plan.arms, plan.folder)
+    page = write_page(plan)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
         console.print(render_results(facts))
-        console.print(f"{plan.folder}/results.json, results.csv", highlight=False)
+        console.print(f"{plan.folder}/results.json, results.csv; {page}", highlight=False)
     return ended(outcomes)
+
+
+def report_study(yaml: Path, overrides: Sequence[str], runs: Path) -> Path:
+    """Results and page of what a study has by now; nothing is run. Returns the page's path."""
+    config = read_study(yaml, overrides)
+    plan = plan_study(config, runs)
+    make_results(config, plan.arms, plan.folder)
+    return write_page(plan)
+
+
+def write_page(plan: StudyPlan) -> Path:
+    """The page beside the study's results."""
+    arms = {(arm.arm, arm.seed): arm.road.root for arm in plan.arms}
+    return write_study_page(plan.folder, arms, [road.root for road in plan.shared])
 
 
 def make(

@@ -115,8 +115,11 @@ def _curate(folder: Path) -> dict[str, Any]:
         "problems": source(20000, {}),
     }
     totals = {k: sum(s[k] for s in sources.values()) for k in ("read", "kept", "dropped")}
-    looked = {"benchmark": "gsm8k", "rule": "ngram10", "rows": 1319, "dropped": 4}
-    return totals | {"sources": sources, "benchmarks": [looked]}
+    looked = {
+        "benchmark": "gsm8k", "rule": "ngram10", "rows": 1297, "rows not looked for": 22,
+        "rows found": 3, "dropped": 4, "hits allowed": 11,
+    }  # fmt: skip
+    return totals | {"sources": sources, "benchmarks": [looked], "benchmarks without rows": []}
 
 
 def _index(folder: Path) -> None:

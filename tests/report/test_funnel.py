@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import yaml
-from test_report import Page, data_of
+from read_page import Page
+from test_report import data_of
 
 from megatron_math.base.road import Road
 from megatron_math.curate.run import run as curate
@@ -70,7 +71,7 @@ def test_the_funnel_is_what_the_files_hold(tmp_path: Path) -> None:
     assert sum(funnel["rejects"].values()) == len(lines["drops/problems.jsonl"]) == 12 - accepted
     assert funnel["accepted"][0]["id"] == json.loads(lines["problems.jsonl"][0])["id"]
     assert funnel["accepted"][0]["lineage"]["seed_id"] == "seeds.jsonl:1"
-    page = Page.read(road)
+    page = Page.read(road.folder("80_report") / "index.html")
     assert "Problems written by retrospective" in page.text
     assert "[back]" in page.text
     numbers = [number for number, _ in page.numbers]
