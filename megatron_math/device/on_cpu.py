@@ -83,7 +83,7 @@ def _on_one_device(original: Any) -> Any:
     def device(process: int, interface: str | None) -> Any:
         return original.create_default_device()
 
-    class ProcessGroupGloo(original):  # type: ignore[misc]
+    class ProcessGroupGloo(original):
         def __init__(self, store: Any, rank: int, size: int, timeout: Any) -> None:
             options = original._Options()
             options._devices = [device(os.getpid(), os.environ.get("GLOO_SOCKET_IFNAME"))]

@@ -60,7 +60,7 @@ def _read(path: Path) -> dict[str, Row]:
 def _example(
     identity: str, rows: Mapping[str, Row | None], second: Mapping[str, Mapping[str, Row]]
 ) -> Row:
-    told = next(row for row in reversed(rows.values()) if row is not None)
+    told = next(row for row in reversed(list(rows.values())) if row is not None)
     answers = {
         who: None if row is None else _answer(row, second[who].get(identity))
         for who, row in rows.items()
