@@ -374,16 +374,27 @@ def evaluate(
 @app.command()
 def grade(
     predictions: Annotated[Path, typer.Argument(help="a predictions.jsonl")],
+    against: Annotated[
+        Path | None, typer.Option(help="predictions of another model for the same problems")
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="the benchmark's YAML, where it is your own")
+    ] = None,
     as_json: AsJson = False,
     second_opinion: Annotated[
         bool, typer.Option(help="ask math-verify too, and print where it disagrees")
     ] = False,
 ) -> None:
     """Score a saved predictions file again, under other rules too; no model is loaded."""
+    from megatron_math.evaluate.compare import compare, in_words
     from megatron_math.evaluate.grade import grade as grade_file
     from megatron_math.evaluate.second_look import look_again
 
-    scores = grade_file(predictions) | look_again(predictions, second_opinion=second_opinion)
+    scores = grade_file(predictions, benchmark=benchmark) | look_again(
+        predictions, benchmark=benchmark, second_opinion=second_opinion
+    )
+    if against is not None:
+        scores["against"] = compare(against, predictions)
     if as_json:
         typer.echo(json.dumps(scores, indent=2))
         return
@@ -393,6 +404,8 @@ def grade(
         f"{scores['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}), "
         f"{scores['truncation_rate']:.1%} cut off"
     )
+    if against is not None:
+        typer.echo(f"  {in_words(scores['against'], (str(against), str(predictions)))}")
     for way in scores["spread"]:
         typer.echo(f"  read by {way['way']}: {way['accuracy']:.1%}, {way['found']} answers found")
     for row in scores.get("disputed", []):

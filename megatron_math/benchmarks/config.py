@@ -9,13 +9,18 @@ from pydantic import Field, field_validator, model_validator
 from megatron_math.answers.extract import Rule
 from megatron_math.base.config import Section
 
-Way = Literal["plain", "chat", "tool"]
+Way = Literal["plain", "chat", "tool", "tool chat", "letters", "options"]
+TOOL_WAYS = ("tool", "tool chat")
+LIKELIHOOD_WAYS = ("letters", "options")
 CHAT = "{problem}\n\nReason step by step, and put your final answer within \\boxed{{}}."
 TOOL = (
     "{problem}\n\nReason step by step and write Python programs where they help, each between "
     "```python and ```; what a program prints is given back to you in an output block. Put your "
     "final answer within \\boxed{{}}."
 )
+
+
+CHOICE = "Question: {problem}\nAnswer:"
 
 
 class ProblemMapping(Section):
@@ -97,6 +102,8 @@ class BenchmarkConfig(Section):
     """The same for a model that is talked to."""
     tool: str = TOOL
     """The same for a model that may run Python."""
+    choice: str = CHOICE
+    """What stands before an option whose likelihood is asked."""
     example: str
     """How a worked example looks in front of it; {problem} and {solution}."""
     examples: list[Example] = []
@@ -117,7 +124,8 @@ class BenchmarkConfig(Section):
 
     @model_validator(mode="after")
     def _placeholders(self) -> "BenchmarkConfig":
-        templates = [(text, {"problem"}) for text in (self.prompt, self.chat, self.tool)]
+        one = (self.prompt, self.chat, self.tool, self.choice)
+        templates = [(text, {"problem"}) for text in one]
         for text, wanted in (*templates, (self.example, {"problem", "solution"})):
             found = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
             if found != wanted:
@@ -128,7 +136,7 @@ class BenchmarkConfig(Section):
         """What decides a result: not where the rows come from, and no key that says nothing."""
         identity = super().identity()
         del identity["source"]
-        for name in ("options", "chat", "tool", "examples_of"):
+        for name in ("options", "chat", "tool", "choice", "examples_of"):
             if identity[name] == type(self).model_fields[name].default:
                 del identity[name]
         for name in ("boxed", "lettered", "joined"):

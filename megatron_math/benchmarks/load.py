@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_math.answers.extract import last_boxed
+from megatron_math.answers.extract import extract_answer, last_boxed
 from megatron_math.base.config import load_yaml, parse_section
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import sha256_file
 from megatron_math.base.records import enumerate_rows
 from megatron_math.benchmarks.config import (
+    LIKELIHOOD_WAYS,
     BenchmarkConfig,
+    Example,
     OptionsMapping,
     ReferenceMapping,
     Way,
@@ -26,13 +28,16 @@ from megatron_math.benchmarks.config import (
 FOLDER = Path(__file__).parent
 DATA_VARIABLE = "MEGATRON_MATH_DATA"
 LETTERS = "ABCDEFGHIJ"
+MARKED = re.compile(r"(?:^|(?<=\s))\(?[A-J][).](?=\s)")
+"""What an option begins with, where all of them are one text."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One problem of a benchmark.
 
-    options: of a choice, as shown. groups: name -> value as text, for scores reported apart.
+    options: of a choice, as shown. choices: their texts without letters, where they come one by
+    one. groups: name -> value as text, for scores reported apart.
     """
 
     id: str
@@ -40,6 +45,7 @@ class Row:
     reference: str
     groups: dict[str, str]
     options: str = ""
+    choices: tuple[str, ...] = ()
 
     @property
     def asked(self) -> str:
@@ -63,8 +69,9 @@ class Benchmark:
     def prompt(self, row: Row, shots: int = 0, way: Way = "plain") -> str:
         """The text sent for `row`, behind the first `shots` worked examples.
 
-        way: plain for a model that continues texts; chat and tool give the user's words to a model
-        that is talked to, the worked examples before them.
+        way: plain for a model that continues texts; chat and tool chat give the user's words to a
+        model that is talked to, the worked examples before them; tool is a text to be continued
+        with programs; letters and options end where an option is to follow.
         """
         examples = self.config.examples
         if not 0 <= shots <= len(examples):
@@ -72,14 +79,28 @@ class Benchmark:
                 f"benchmark {self.name}: {shots} worked examples are asked for and it has "
                 f"{len(examples)}; ask for 0 to {len(examples)}"
             )
-        filled = [
-            self.config.example.format(problem=example.problem, solution=example.solution)
-            for example in examples[:shots]
-        ]
+        if way in LIKELIHOOD_WAYS:
+            filled = [self._chosen(example, way) for example in examples[:shots]]
+        else:
+            filled = [
+                self.config.example.format(problem=example.problem, solution=example.solution)
+                for example in examples[:shots]
+            ]
         template = {
-            "plain": self.config.prompt, "chat": self.config.chat, "tool": self.config.tool
-        }[way]  # fmt: skip
+            "plain": self.config.prompt, "chat": self.config.chat, "tool": self.config.tool,
+            "tool chat": self.config.tool,
+        }.get(way, self.config.choice)  # fmt: skip
         return "".join([*filled, template.format(problem=row.asked)])
+
+    def _chosen(self, example: Example, way: Way) -> str:
+        """A worked example without its work: the letter alone."""
+        letter = extract_answer(example.solution, self.config.answer_rules).answer
+        if way == "options" or letter is None or letter not in LETTERS:
+            raise UserError(
+                f"benchmark {self.name}: its worked examples end in letters, so they go with the "
+                f"way 'letters' alone; ask with 0 shots, or in that way"
+            )
+        return f"{self.config.choice.format(problem=example.problem)} {letter}\n\n"
 
 
 def benchmark_names() -> list[str]:
@@ -110,15 +131,19 @@ def has_rows(name: str, data: Path | str | None = None) -> bool:
 
 
 def load_benchmark(
-    name: str, rows: Path | str | None = None, data: Path | str | None = None
+    name: str,
+    rows: Path | str | None = None,
+    data: Path | str | None = None,
+    config: BenchmarkConfig | None = None,
 ) -> Benchmark:
     """A benchmark with all its rows.
 
-    rows: the rows' file itself. data: the folder below which the YAML's `rows` lies. Raises
-    UserError naming file and line for a row that cannot be read, and for a wrong number of rows
-    (which is checked for the benchmark's own file, not for one given by `rows`).
+    rows: the rows' file itself. data: the folder below which the YAML's `rows` lies. config: in
+    place of the benchmark's own, where a protocol asks otherwise. Raises UserError naming file and
+    line for a row that cannot be read, and for a wrong number of rows (which is checked for the
+    benchmark's own file, not for one given by `rows`).
     """
-    config = load_config(name)
+    config = config or load_config(name)
     path = Path(rows) if rows is not None else _find_rows(config, data)
     found = [_read_row(config, row, number, path) for number, row in enumerate_rows(path)]
     if rows is None and config.expected_rows not in (None, len(found)):
@@ -185,8 +210,12 @@ def _read_row(config: BenchmarkConfig, row: Any, number: int, path: Path) -> Row
         group: ", ".join(_as_text(_look_up(row, name, where), name, where) for name in names)
         for group, names in config.groups.items()
     }
-    options = "" if config.options is None else _read_options(config.options, row, where)
-    return Row(str(identity), config.problem.join.join(parts), reference, groups, options)
+    options: str = ""
+    choices: tuple[str, ...] = ()
+    if config.options is not None:
+        options, choices = _read_options(config.options, row, where)
+    problem = config.problem.join.join(parts)
+    return Row(str(identity), problem, reference, groups, options, choices)
 
 
 def _read_reference(mapping: ReferenceMapping, row: Any, where: str) -> str:
@@ -213,15 +242,21 @@ def _read_reference(mapping: ReferenceMapping, row: Any, where: str) -> str:
     return reference.strip()
 
 
-def _read_options(mapping: OptionsMapping, row: Any, where: str) -> str:
+def _read_options(mapping: OptionsMapping, row: Any, where: str) -> tuple[str, tuple[str, ...]]:
+    """The options as shown, and their texts without letters where they can be told apart."""
     value = _look_up(row, mapping.field, where)
     if value is None:
-        return ""
+        return "", ()
     options = value if isinstance(value, list) else [value]
     texts = [_as_text(option, "option", where).strip() for option in options]
+    if not isinstance(value, list):
+        return texts[0], tuple(part.strip() for part in MARKED.split(texts[0])[1:])
+    choices = tuple(texts)
     if mapping.lettered:
         texts = [f"{letter}) {text}" for letter, text in zip(LETTERS, texts, strict=False)]
-    return "\n".join(texts)
+    else:
+        choices = tuple(re.sub(r"^\(?[A-J][).:]\s*", "", text) for text in choices)
+    return "\n".join(texts), choices
 
 
 def _look_up(row: Any, path: str, where: str) -> Any:

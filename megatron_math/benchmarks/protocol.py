@@ -23,8 +23,13 @@ class AskedSet(Section):
     """One set, and with how many worked examples it is asked."""
 
     benchmark: str
+    """Its name, or the path of its YAML file."""
     shots: Annotated[list[int], Field(min_length=1)]
     way: Way = "plain"
+
+    @property
+    def name(self) -> str:
+        return Path(self.benchmark).stem
 
 
 class Protocol(Section):
@@ -53,7 +58,7 @@ class Protocol(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> "Protocol":
-        names = [asked.benchmark for asked in self.asked]
+        names = [asked.name for asked in self.asked]
         if len(set(names)) != len(names):
             raise ValueError("a set is asked twice; give it one entry with several shots")
         if missing := [name for name in self.mean_of if name not in names]:
@@ -70,11 +75,14 @@ class Protocol(Section):
             if getattr(self, name) is not None
         }
         config = load_config(benchmark).model_dump() | given | {"examples_of": None}
+        rules = config["answer_rules"]
+        if self.grading == "jiuzhang3" and "last number" in rules:
+            config["answer_rules"] = ["minerva", *(rule for rule in rules if rule != "minerva")]
         return BenchmarkConfig.model_validate(config)
 
     def asks(self) -> list[tuple[str, int, Way]]:
         """Every (benchmark, worked examples, way) that is to be scored."""
-        return [(one.benchmark, shots, one.way) for one in self.asked for shots in one.shots]
+        return [(one.name, shots, one.way) for one in self.asked for shots in one.shots]
 
 
 @dataclass(frozen=True)
@@ -114,13 +122,11 @@ def summarize(protocol: Protocol, scores: Mapping[tuple[str, int], float]) -> Su
     of: dict[str, dict[int, float]] = {}
     missing: list[str] = []
     for asked in protocol.asked:
-        found = {
-            n: scores[asked.benchmark, n] for n in asked.shots if (asked.benchmark, n) in scores
-        }
+        found = {n: scores[asked.name, n] for n in asked.shots if (asked.name, n) in scores}
         if len(found) < len(asked.shots):
             missing += _not_asked(asked, found)
         else:
-            of[asked.benchmark] = found
+            of[asked.name] = found
     taken = {name: max(found.values()) for name, found in of.items()}
     wanted: Sequence[str] = protocol.mean_of
     is_whole = all(name in taken for name in wanted)
@@ -129,4 +135,4 @@ def summarize(protocol: Protocol, scores: Mapping[tuple[str, int], float]) -> Su
 
 
 def _not_asked(asked: AskedSet, found: Mapping[int, float]) -> list[str]:
-    return [f"{asked.benchmark} with {n} examples" for n in asked.shots if n not in found]
+    return [f"{asked.name} with {n} examples" for n in asked.shots if n not in found]

@@ -17,9 +17,10 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from megatron_math.base.errors import UserError
-from megatron_math.checkpoint.guard import check_extra_state, guard_folder
+from megatron_math.checkpoint.guard import check_extra_state, guard_folder, read_metadata
 from megatron_math.checkpoint.pieces import optimizer_pieces
 from megatron_math.device.optimizer_state import (
     OwnedRange,
@@ -46,6 +47,26 @@ def model_state(models: Sequence[Any]) -> dict[str, Any]:
     plain = [unwrapped(model) for model in models]
     names = ["model"] if len(plain) == 1 else [f"model{number}" for number in range(len(plain))]
     return {name: model.sharded_state_dict() for name, model in zip(names, plain, strict=True)}
+
+
+def checkpoint_dtype(folder: Path) -> torch.dtype:
+    """The dtype of the weights in a torch_dist checkpoint.
+
+    Raises UserError when the folder holds no such weights.
+    """
+    name = "embedding.word_embeddings.weight"
+    try:
+        entry = read_metadata(folder).state_dict_metadata.get(name)
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a pickle: torch raises many kinds
+        raise UserError(f"{folder} is not a torch_dist checkpoint: {error}") from error
+    if not isinstance(entry, TensorStorageMetadata):
+        raise UserError(f"{folder} holds no {name}; is it a checkpoint of a GPT model?")
+    dtype = entry.properties.dtype
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UserError(f"{folder} holds weights of {dtype}; supported: fp32, bf16, fp16")
+    return dtype
 
 
 def save_weights(models: Sequence[Any], folder: Path) -> None:

@@ -16,14 +16,9 @@ import torch
 from megatron_math.base.files import fsync_folder
 from megatron_math.base.log import log
 from megatron_math.checkpoint.folders import Checkpoint
-from megatron_math.checkpoint.state import load_weights
+from megatron_math.checkpoint.state import checkpoint_dtype, load_weights
 from megatron_math.convert.config import ConvertConfig
-from megatron_math.convert.core_model import (
-    checkpoint_dtype,
-    core_logits,
-    open_model,
-    parameters_by_name,
-)
+from megatron_math.convert.core_model import core_logits, parameters_by_name
 from megatron_math.convert.hf_folder import DTYPE_NAMES, write_weights
 from megatron_math.convert.names import Row, name_table
 from megatron_math.convert.receipt import (
@@ -39,6 +34,7 @@ from megatron_math.model.config import ModelConfig
 from megatron_math.model.gpt import GPT
 from megatron_math.model.lora import merge_adapters
 from megatron_math.model.lora_config import checkpoint_lora
+from megatron_math.model.whole import open_model
 
 
 def export_hf(

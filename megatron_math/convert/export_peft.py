@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import fsync_file, write_json
 from megatron_math.checkpoint.folders import Checkpoint
-from megatron_math.checkpoint.state import load_weights
-from megatron_math.convert.core_model import checkpoint_dtype, open_model
+from megatron_math.checkpoint.state import checkpoint_dtype, load_weights
 from megatron_math.convert.export_hf import replaced_folder
 from megatron_math.convert.hf_folder import DTYPE_NAMES
 from megatron_math.convert.names import name_table
@@ -24,6 +23,7 @@ from megatron_math.convert.tensors import split
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.lora import is_adapter
 from megatron_math.model.lora_config import checkpoint_lora
+from megatron_math.model.whole import open_model
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 

@@ -18,7 +18,7 @@ from megatron_math.base.log import log
 from megatron_math.checkpoint.folders import publish, sweep, temporary_folder
 from megatron_math.checkpoint.state import save_weights
 from megatron_math.convert.config import ConvertConfig
-from megatron_math.convert.core_model import core_logits, fill_from_hf, open_model, zero_padding
+from megatron_math.convert.core_model import core_logits, fill_from_hf, zero_padding
 from megatron_math.convert.hf_folder import DTYPE_NAMES, check_names, open_hf_folder
 from megatron_math.convert.names import name_table
 from megatron_math.convert.receipt import (
@@ -34,6 +34,7 @@ from megatron_math.convert.side_files import (
     keep_tokenizer,
 )
 from megatron_math.model.config import ModelConfig
+from megatron_math.model.whole import open_model
 
 
 def import_hf(

@@ -88,6 +88,17 @@ class LocalConfig(Section):
     """Prompts that are continued together."""
 
 
+class VllmConfig(Section):
+    """A Hugging Face folder in vLLM, in this process."""
+
+    folder: Annotated[Path, LOCATION]
+    """Known by content, wherever it lies."""
+    dtype: Literal["fp32", "bf16"] = "bf16"
+    """Of weights and arithmetic."""
+    options: dict[str, Any] = {}
+    """Further arguments of vllm.LLM, such as tensor_parallel_size or max_model_len."""
+
+
 class BudgetConfig(Section):
     """What may be spent in one folder of answers, all runs together. It changes no answer."""
 
@@ -110,14 +121,18 @@ class BudgetConfig(Section):
 
 
 class EngineConfig(Section):
-    """Who is asked (one of `server` and `hf`), and the budget."""
+    """Who is asked (one of `server`, `hf`, `megatron` and `vllm`), and the budget."""
 
     server: ServerConfig | None = None
     hf: LocalConfig | None = None
+    megatron: LocalConfig | None = None
+    """`folder` is a checkpoint, or a folder of checkpoints: the newest."""
+    vllm: VllmConfig | None = None
     budget: Annotated[BudgetConfig, LOCATION] = BudgetConfig()
 
     @model_validator(mode="after")
     def _one_engine(self) -> "EngineConfig":
-        if (self.server is None) == (self.hf is None):
-            raise ValueError("give one of 'server' and 'hf'")
+        named = (self.server, self.hf, self.megatron, self.vllm)
+        if sum(one is not None for one in named) != 1:
+            raise ValueError("give one of 'server', 'hf', 'megatron' and 'vllm'")
         return self

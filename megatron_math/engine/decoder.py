@@ -1,15 +1,17 @@
 """One batch of token ids on its way through a model, step by step. torch is imported when needed.
 
-Shapes: B rows of the batch, S prompt tokens, T prompt and generated tokens, V of the vocabulary.
+Shapes: B rows of the batch, S prompt tokens, T prompt and generated tokens, K last positions, V of
+the vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from megatron_math.engine.draw import Draw, choose
 
 
 class Decoder:
-    """One left-padded batch on its way through the model, with its key-value cache.
+    """One left-padded batch on its way through a model of transformers, with its key-value cache.
 
     rows: for each row still in the batch, its number in the batch that it began with.
     """
@@ -18,12 +20,11 @@ class Decoder:
         self,
         model: Any,
         prompt_ids: list[list[int]],
-        draws: list[Draw | None],
+        draws: Sequence[Draw | None],
         with_logprobs: bool,
         device: Any,
     ) -> None:
         import torch
-        from transformers import DynamicCache
 
         width = max(map(len, prompt_ids))
         self._model = model
@@ -33,22 +34,31 @@ class Decoder:
         lengths_B = torch.tensor([len(ids) for ids in prompt_ids])
         self._mask_BT = (torch.arange(width) >= width - lengths_B[:, None]).long().to(device)
         self._positions_BS = (self._mask_BT.cumsum(-1) - 1).clamp(min=0)
-        self._cache = DynamicCache(config=model.config)
+        self._cache = self._new_cache()
         self.rows = list(range(len(prompt_ids)))
         self.num_steps = 0
 
-    def step(self) -> list[tuple[int, float]]:
-        """Feed what is new, return each row's next token and, if asked for, its log-probability."""
-        import torch
+    def _new_cache(self) -> Any:
+        from transformers import DynamicCache
 
-        logits_BV = self._model(
+        return DynamicCache(config=self._model.config)
+
+    def read(self, last: int = 1) -> Any:
+        """Feed what is new; the logits of its `last` positions, [B, K, V]."""
+        return self._model(
             input_ids=self._tokens_BS,
             attention_mask=self._mask_BT,
             position_ids=self._positions_BS,
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+            logits_to_keep=last,
+        ).logits
+
+    def step(self) -> list[tuple[int, float]]:
+        """Feed what is new, return each row's next token and, if asked for, its log-probability."""
+        import torch
+
+        logits_BV = self.read()[:, -1]
         tokens_B = choose(logits_BV, [self._draws[row] for row in self.rows])
         self._tokens_BS = tokens_B[:, None]
         ones_B1 = self._mask_BT.new_ones(len(self.rows), 1)

@@ -1,34 +1,32 @@
-"""Batched generation from a local Hugging Face folder, on CPU or on one accelerator.
+"""A local Hugging Face folder, on CPU or on one accelerator.
 
-The decode loop is our own: `generate()` of transformers keeps finished rows in the batch until the
-slowest one ends and tests stop strings row by row in Python. torch and transformers are imported
-when an engine is made, not before.
-
-Shapes: B rows of the batch, S prompt tokens, T prompt and generated tokens.
+torch and transformers are imported when an engine is made, not before.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from megatron_math.base.errors import UserError
-from megatron_math.base.log import log
 from megatron_math.engine.decoder import Decoder
 from megatron_math.engine.draw import Draw
-from megatron_math.engine.interface import Answer, Engine, Generation, Request, cut_at_stop
+from megatron_math.engine.local import LocalEngine
 
-# Finished rows leave the batch once this share of it is idle: each removal copies the cache.
-IDLE_SHARE = 0.25
-# Stop strings are looked for in the decoded tail of each row, every so many tokens.
-STOP_INTERVAL_TOKENS = 4
+
+def load_tokenizer_folder(folder: Path | str) -> Any:
+    """What AutoTokenizer reads there, without code of its own. UserError otherwise."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no tokenizer that transformers loads: {error}") from error
 
 
 def load_folder(folder: Path | str, dtype: Literal["fp32", "bf16"]) -> tuple[Any, Any]:
     """(model, tokenizer) of a Hugging Face folder, without code of its own. UserError otherwise."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -38,20 +36,14 @@ def load_folder(folder: Path | str, dtype: Literal["fp32", "bf16"]) -> tuple[Any
             trust_remote_code=False,
             use_safetensors=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} cannot be loaded by transformers: {error}") from error
-    return model, tokenizer
+    return model, load_tokenizer_folder(folder)
 
 
-class HuggingFaceEngine(Engine):
+class HuggingFaceEngine(LocalEngine):
     """A causal language model in a local folder, with its own tokenizer and end tokens.
 
-    Prompts are sorted by length into batches of `batch_size` and padded on the left. In fp32 a
-    row's answer is the same in any batch, up to ties between logits closer than rounding. A prompt
-    that fills the model's context gets an empty answer of finish "length", and a warning.
     Raises UserError when the folder does not hold a model and a tokenizer.
     """
 
@@ -77,213 +69,28 @@ class HuggingFaceEngine(Engine):
         if device is None:
             accelerator = torch.accelerator.current_accelerator(check_available=True)
             device = accelerator.type if accelerator else "cpu"
-        self.batch_size = batch_size
         self._device = torch.device(device)
-        model, self._tokenizer = load_folder(folder, dtype)
+        model, tokenizer = load_folder(folder, dtype)
         self._model = model.to(self._device).eval()
-        self._max_tokens: int = model.config.max_position_embeddings
-        self._end_ids = self._find_end_ids()
-
-    def generate(
-        self, prompts: Sequence[str], max_new_tokens: int, stop: Sequence[str] = ()
-    ) -> list[Generation]:
-        if not prompts:
-            return []
-        prompt_ids = self._encode(prompts)
-        fitting = self._find_fitting(prompts, prompt_ids, max_new_tokens)
-        generations = iter(
-            self._continue(
-                [prompt_ids[i] for i in fitting], [None] * len(fitting), max_new_tokens, stop, False
-            )
+        ends = (
+            model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id
+        )  # fmt: skip
+        super().__init__(
+            tokenizer,
+            max_tokens=model.config.max_position_embeddings,
+            end_ids=first_end_ids(ends),
+            batch_size=batch_size,
         )
-        fits = set(fitting)
-        return [
-            next(generations) if i in fits else Generation("", "length", 0)
-            for i in range(len(prompts))
-        ]
 
-    def answer_group(self, requests: Sequence[Request]) -> list[Answer]:
-        """Samples, chats and log-probabilities too; a prompt without room for an answer fails.
+    def _open(
+        self, prompt_ids: list[list[int]], draws: Sequence[Draw | None], with_logprobs: bool
+    ) -> Decoder:
+        return Decoder(self._model, prompt_ids, draws, with_logprobs, self._device)
 
-        Log-probabilities are the model's own, before temperature and top_p.
-        """
-        prompt_ids = [self._encode_request(request) for request in requests]
-        fits = [0 < len(ids) < self._max_tokens for ids in prompt_ids]
-        rows = [
-            (ids, Draw.of(request, sample))
-            for request, ids, fit in zip(requests, prompt_ids, fits, strict=True)
-            for sample in range(request.n if fit else 0)
-        ]
-        generations = iter(
-            self._continue(
-                [ids for ids, _ in rows],
-                [draw for _, draw in rows],
-                requests[0].max_new_tokens,
-                requests[0].stop,
-                any(request.logprobs for request in requests),
-            )
-        )
-        return [
-            self._answer(request, ids, fit, generations)
-            for request, ids, fit in zip(requests, prompt_ids, fits, strict=True)
-        ]
 
-    def _answer(
-        self, request: Request, ids: list[int], fit: bool, generations: Iterator[Generation]
-    ) -> Answer:
-        if not fit:
-            return Answer(
-                failure=f"the prompt has {len(ids)} tokens, and the model holds {self._max_tokens}"
-            )
-        own = tuple(islice(generations, request.n))
-        if not request.logprobs:
-            own = tuple(replace(generation, logprobs=None) for generation in own)
-        new_tokens = sum(generation.num_tokens for generation in own)
-        return Answer(own, prompt_tokens=len(ids), new_tokens=new_tokens)
-
-    def _encode_request(self, request: Request) -> list[int]:
-        if isinstance(request.prompt, str):
-            return self._encode([request.prompt])[0]
-        if not self._tokenizer.chat_template:
-            raise UserError(
-                "the model's tokenizer has no chat template, so it cannot be asked a chat; give "
-                "it plain texts, or add chat_template.jinja to its folder"
-            )
-        text = self._tokenizer.apply_chat_template(
-            [message._asdict() for message in request.prompt],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _continue(
-        self,
-        prompt_ids: list[list[int]],
-        draws: list[Draw | None],
-        max_new_tokens: int,
-        stop: Sequence[str],
-        with_logprobs: bool,
-    ) -> list[Generation]:
-        # Longest first: the batch that needs most memory is met at once, not after an hour.
-        order = sorted(range(len(prompt_ids)), key=lambda i: (-len(prompt_ids[i]), i))
-        answers: dict[int, Generation] = {}
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            generations = self._generate_batch(
-                [prompt_ids[i] for i in batch],
-                [draws[i] for i in batch],
-                max_new_tokens,
-                stop,
-                with_logprobs,
-            )
-            answers.update(zip(batch, generations, strict=True))
-        return [answers[i] for i in range(len(prompt_ids))]
-
-    def _find_end_ids(self) -> list[int]:
-        for end in (
-            self._model.generation_config.eos_token_id,
-            self._model.config.eos_token_id,
-            self._tokenizer.eos_token_id,
-        ):
-            if end is not None:
-                return list(end) if isinstance(end, list | tuple) else [end]
-        return []
-
-    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        encoded = self._tokenizer(list(prompts), add_special_tokens=True)["input_ids"]
-        for ids in encoded:
-            while ids and ids[-1] in self._end_ids:  # some tokenizers close every text themselves
-                ids.pop()
-        return encoded
-
-    def _find_fitting(
-        self, prompts: Sequence[str], prompt_ids: list[list[int]], max_new_tokens: int
-    ) -> list[int]:
-        """Prompts that leave room for an answer; the others are warned about, or all refused."""
-        if max_new_tokens < 1 or not all(prompt_ids):
-            raise UserError(f"{max_new_tokens} new tokens, or an empty prompt, cannot be asked for")
-        fitting = [i for i, ids in enumerate(prompt_ids) if len(ids) < self._max_tokens]
-        too_long = len(prompts) - len(fitting)
-        if too_long:
-            longest = max(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
-            message = (
-                f"{too_long} of {len(prompts)} prompts leave no room for an answer: the longest "
-                f"has {len(prompt_ids[longest])} tokens and the model holds {self._max_tokens}; "
-                f"ask with fewer shots or a longer model: {prompts[longest]!r:.80}"
-            )
-            if not fitting:
-                raise UserError(message)
-            log.warning("%s", message)
-        return fitting
-
-    def _generate_batch(
-        self,
-        prompt_ids: list[list[int]],
-        draws: list[Draw | None],
-        max_new_tokens: int,
-        stop: Sequence[str],
-        with_logprobs: bool,
-    ) -> list[Generation]:
-        import torch
-
-        room = [min(max_new_tokens, self._max_tokens - len(ids)) for ids in prompt_ids]
-        new_ids: list[list[int]] = [[] for _ in prompt_ids]
-        logprobs: list[list[float]] = [[] for _ in prompt_ids]
-        ended = [False] * len(prompt_ids)
-        with torch.inference_mode():
-            decoder = Decoder(self._model, prompt_ids, draws, with_logprobs, self._device)
-            while True:
-                done = set()
-                check_stop = stop and decoder.num_steps % STOP_INTERVAL_TOKENS == 0
-                for row, (token, logprob) in zip(decoder.rows, decoder.step(), strict=True):
-                    if ended[row] or len(new_ids[row]) == room[row]:
-                        done.add(row)  # idle until the next removal
-                    elif token in self._end_ids:
-                        ended[row] = True
-                        done.add(row)
-                    else:
-                        new_ids[row].append(token)
-                        logprobs[row].append(logprob)
-                        if len(new_ids[row]) == room[row]:
-                            done.add(row)
-                if check_stop:
-                    for row in self._rows_at_stop(decoder.rows, new_ids, stop):
-                        ended[row] = True
-                        done.add(row)
-                if len(done) == len(decoder.rows):
-                    break
-                if len(done) >= IDLE_SHARE * len(decoder.rows):
-                    decoder.drop(done)
-        finished = [self._finish(ids, end, stop) for ids, end in zip(new_ids, ended, strict=True)]
-        if not with_logprobs:
-            return finished
-        return [
-            replace(generation, logprobs=tuple(values[: generation.num_tokens]))
-            for generation, values in zip(finished, logprobs, strict=True)
-        ]
-
-    def _rows_at_stop(
-        self, rows: list[int], new_ids: list[list[int]], stop: Sequence[str]
-    ) -> list[int]:
-        """Rows whose text holds a stop string. A token is at least one byte, hence the tail."""
-        longest_bytes = max(len(string.encode()) for string in stop)
-        tail_tokens = longest_bytes + 2 * STOP_INTERVAL_TOKENS
-        tails = self._decode([new_ids[row][-tail_tokens:] for row in rows])
-        hits = [row for row, text in zip(rows, tails, strict=True) if cut_at_stop(text, stop)[1]]
-        # A tail may decode differently from the whole (a leading space): the whole text decides.
-        texts = self._decode([new_ids[row] for row in hits])
-        return [row for row, text in zip(hits, texts, strict=True) if cut_at_stop(text, stop)[1]]
-
-    def _finish(self, ids: list[int], ended: bool, stop: Sequence[str]) -> Generation:
-        text, stopped = cut_at_stop(self._decode([ids])[0], stop)
-        if stopped:  # tokens made after the stop string, before it was looked for, do not count
-            while len(ids) > 1 and cut_at_stop(self._decode([ids[:-1]])[0], stop)[1]:
-                ids = ids[:-1]
-        return Generation(text, "stop" if ended or stopped else "length", len(ids))
-
-    def _decode(self, batch: list[list[int]]) -> list[str]:
-        if not batch:
-            return []
-        return self._tokenizer.batch_decode(
-            batch, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+def first_end_ids(candidates: Sequence[int | list[int] | None]) -> list[int]:
+    """The first that says anything, as a list."""
+    for end in candidates:
+        if end is not None:
+            return list(end) if isinstance(end, list | tuple) else [end]
+    return []

@@ -15,6 +15,7 @@ from megatron_math.base.errors import UserError
 
 Finish = Literal["stop", "length"]
 Role = Literal["system", "user", "assistant"]
+NO_ROOM = "no room for an answer"  # a failure that begins so is the prompt's, and stays
 
 
 class Message(NamedTuple):
@@ -31,6 +32,7 @@ class Request:
     prompt: a text to be continued, or the turns of a chat. n: samples. temperature 0: greedy. seed:
     None leaves it to the model; equal requests are one question, so that different samples of one
     prompt need different seeds, or `n`. logprobs: of the tokens that were chosen, where offered.
+    continuation: nothing is written; its own tokens' log-probabilities behind the prompt are asked.
     Raises UserError for values that no model can answer.
     """
 
@@ -42,6 +44,7 @@ class Request:
     top_p: float = 1.0
     seed: int | None = None
     logprobs: bool = False
+    continuation: str | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt or self.max_new_tokens < 1 or self.n < 1 or "" in self.stop:
@@ -55,8 +58,12 @@ class Request:
                 f"a temperature is a number from 0 on and top_p above 0 and at most 1; found "
                 f"{self.temperature} and {self.top_p}"
             )
+        if self.continuation is not None and (not self.continuation or self.n > 1):
+            raise UserError("a continuation whose likelihood is asked is one text, and not empty")
+        if self.continuation is not None and not isinstance(self.prompt, str):
+            raise UserError("the likelihood of a continuation is asked behind a text, not a chat")
         try:
-            "".join((*self.texts(), *self.stop)).encode("utf-8")
+            "".join((*self.texts(), *self.stop, self.continuation or "")).encode("utf-8")
         except UnicodeEncodeError as error:
             raise UserError(
                 f"a prompt cannot be written as UTF-8 ({error.reason} at character {error.start}); "
@@ -72,6 +79,8 @@ class Request:
     def to_json(self) -> dict[str, Any]:
         """All values under their names; the turns of a chat as objects."""
         row = asdict(self)
+        if self.continuation is None:
+            del row["continuation"]
         if not isinstance(self.prompt, str):
             row["prompt"] = [message._asdict() for message in self.prompt]
         floats = {"temperature": float(self.temperature), "top_p": float(self.top_p)}
@@ -149,6 +158,7 @@ class Engine(ABC):
         This one is for engines that have `generate` only. Raises UserError for a chat or samples.
         """
         for request in requests:
+            refuse_continuation(self, request)
             if not isinstance(request.prompt, str) or request.n > 1 or request.temperature > 0:
                 raise UserError(
                     f"{type(self).__name__} continues plain texts greedily; it was given a chat, "
@@ -162,6 +172,18 @@ class Engine(ABC):
     def calls_for(self, request: Request) -> int:
         """Calls that answer `request` if none fails."""
         return 1
+
+    def close(self) -> None:  # noqa: B027 - most hold nothing
+        """Give back what it holds."""
+
+
+def refuse_continuation(engine: Engine, request: Request) -> None:
+    """Raise UserError for an engine that cannot say how likely a given text is."""
+    if request.continuation is not None:
+        raise UserError(
+            f"{type(engine).__name__} does not say how likely a given text is; ask the choice in "
+            f"another way, or a model in this process (hf, megatron or vllm)"
+        )
 
 
 def generate_by_answers(

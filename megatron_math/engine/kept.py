@@ -75,8 +75,9 @@ class KeptEngine(Engine):
         self.close()
 
     def close(self) -> None:
-        """Wait until the disk has every answer."""
+        """Wait until the disk has every answer; the inner engine is closed, too."""
         self.file.close()
+        self.engine.close()
 
     def calls_for(self, request: Request) -> int:
         return self.engine.calls_for(request)

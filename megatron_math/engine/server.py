@@ -22,6 +22,7 @@ from megatron_math.engine.interface import (
     Keep,
     Request,
     generate_by_answers,
+    refuse_continuation,
 )
 from megatron_math.engine.pace import Pace
 
@@ -61,6 +62,7 @@ class ServerEngine(Engine):
         with _Calls(Caller(self.config, self._key, self.pace), keep) as calls:
             while item is not None or calls.pending:
                 while item is not None and calls.pending < self.in_flight:
+                    refuse_continuation(self, item[1])
                     calls.begin(*item)
                     item = next(numbered, None)
                 yield calls.wait()

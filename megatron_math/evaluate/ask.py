@@ -1,127 +1,126 @@
-"""Ask one model all rows of one benchmark; what is on disk already is not asked again."""
+"""Ask one model all rows of one benchmark. What it said is kept by the engine, not here."""
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from megatron_math.base.files import read_json, write_json
+from megatron_math.base.errors import UserError
 from megatron_math.base.log import log
-from megatron_math.benchmarks.load import Benchmark, Row
-from megatron_math.engine.interface import Engine
-from megatron_math.evaluate.grade import PROTOCOL, judge
-from megatron_math.evaluate.predictions import append_predictions, keep_whole_blocks
-
-PREDICTIONS = "predictions.jsonl"
-# A kill costs at most a block. Prompts of about equal length are put together within a block, so it
-# is more than one batch; two, since 512 rows of a slow model are minutes of work.
-BLOCK_BATCHES = 2
+from megatron_math.benchmarks.load import LETTERS
+from megatron_math.engine.interface import NO_ROOM, Engine, Generation, Request
+from megatron_math.evaluate.exam import Exam, Question
 
 
 @dataclass(frozen=True)
-class Question:
-    """A row of a benchmark and the prompt that is sent for it."""
+class Reply:
+    """What came back for one sample of one row.
 
-    row: Row
-    prompt: str
-
-
-@dataclass(frozen=True)
-class Exam:
-    """A benchmark as it is asked here: which rows, with how many examples, how long an answer."""
-
-    benchmark: Benchmark
-    shots: int
-    limit: int | None
-    max_new_tokens: int
-    dtype: str
-
-    def questions(self) -> list[Question]:
-        rows = self.benchmark.rows[: self.limit]
-        return [Question(row, self.benchmark.prompt(row, self.shots)) for row in rows]
-
-    def protocol(self, model: str) -> dict[str, Any]:
-        """Everything that decides the outputs; `model` is the fingerprint of who is asked."""
-        config = self.benchmark.config
-        return {
-            "benchmark": config.name,
-            "version": config.version,
-            "rows": len(self.benchmark.rows),
-            "rows_sha256": self.benchmark.rows_sha256,
-            "limit": self.limit,
-            "shots": self.shots,
-            "decoding": "greedy",
-            "dtype": self.dtype,
-            "max_new_tokens": self.max_new_tokens,
-            "stop": list(config.stop),
-            "answer_rules": list(config.answer_rules),
-            "model": model,
-        }
-
-
-def ask(
-    exam: Exam,
-    folder: Path,
-    *,
-    model: str,
-    engine: Callable[[], Engine],
-    batch_size: int,
-    graders: int = 1,
-) -> Path:
-    """Write `folder`/predictions.jsonl, all rows in order; returns its path.
-
-    engine: called only when a row is missing. Predictions of another protocol, model or benchmark
-    are thrown away.
+    finish: `stop`, `length` (out of tokens, or a prompt without room for an answer), `rounds` (out
+    of rounds of programs) or `failed`. facts: further keys of the sample's place in a prediction.
     """
-    protocol, path = exam.protocol(model), folder / PREDICTIONS
-    folder.mkdir(parents=True, exist_ok=True)
-    known = folder / PROTOCOL
-    if not known.is_file() or read_json(known) != protocol:
-        path.unlink(missing_ok=True)
-        write_json(known, protocol)
+
+    output: str
+    finish: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def ask(exam: Exam, engine: Engine) -> list[list[Reply]]:
+    """The samples of every row; one of a row whose options were scored. Not for ways with tools."""
     questions = exam.questions()
-    block_rows = BLOCK_BATCHES * batch_size
-    expected = [(question.row.id, question.prompt) for question in questions]
-    done = keep_whole_blocks(path, expected, block_rows)
-    if done:
-        log.info("%s: %d of %d rows were asked before", folder, done, len(questions))
-    started = time.perf_counter()
-    for start in range(done, len(questions), block_rows):
-        block = questions[start : start + block_rows]
-        append_predictions(path, _predict(exam, block, engine(), graders))
-        asked = start + len(block)
-        rate = (asked - done) / (time.perf_counter() - started)
-        log.info("%s: %d of %d rows, %.1f rows/s", folder, asked, len(questions), rate)
-    return path
-
-
-def _predict(
-    exam: Exam, block: list[Question], engine: Engine, graders: int
-) -> list[dict[str, Any]]:
-    config = exam.benchmark.config
-    generations = engine.generate(
-        [question.prompt for question in block], exam.max_new_tokens, config.stop
-    )
-    judged = judge(
-        config,
-        [generation.text for generation in generations],
-        [question.row.reference for question in block],
-        graders,
-    )
+    if exam.is_scored_by_likelihood:
+        return [[reply] for reply in _by_likelihood(exam, questions, engine)]
+    requests = [exam.request(question) for question in questions]
     return [
-        {
-            "id": question.row.id,
-            "benchmark": config.name,
-            "prompt": question.prompt,
-            "reference": question.row.reference,
-            "output": generation.text,
-            "finish": generation.finish,
-            "extracted": extracted,
-            "correct": correct,
-            "meta": question.row.groups,
-        }
-        for question, generation, (extracted, correct) in zip(
-            block, generations, judged, strict=True
-        )
+        [_reply(generation) for generation in generations]
+        for generations in answers_in_order(exam, engine, requests)
     ]
+
+
+def _reply(generation: Generation | None) -> Reply:
+    if generation is None:
+        return Reply("", "failed")
+    facts = {}
+    if generation.logprobs is not None:
+        mean = sum(generation.logprobs) / max(1, len(generation.logprobs))
+        facts["mean_logprob"] = mean
+    return Reply(generation.text, generation.finish, facts)
+
+
+def answers_in_order(
+    exam: Exam, engine: Engine, requests: Sequence[Request]
+) -> list[tuple[Generation | None, ...]]:
+    """The generations of each request, None in the place of those that failed.
+
+    A prompt without room for an answer has an empty one. Raises UserError where all are such, and
+    where more requests fail than `exam.failed_rows`.
+    """
+    found: list[tuple[Generation | None, ...]] = [()] * len(requests)
+    crowded, failures = [], []
+    for number, answer in engine.answers(requests):
+        n = requests[number].n
+        if answer.failure is None:
+            found[number] = answer.generations
+        elif answer.failure.startswith(NO_ROOM):
+            crowded.append(answer.failure)
+            found[number] = (Generation("", "length", 0),) * n
+        else:
+            failures.append(answer.failure)
+            found[number] = (None,) * n
+    if crowded:
+        message = (
+            f"{exam.name}: {len(crowded)} of {len(requests)} prompts leave no room for an answer, "
+            f"such as: {crowded[0]}; ask with fewer shots or a longer model"
+        )
+        if len(crowded) == len(requests):
+            raise UserError(message)
+        log.warning("%s", message)
+    if len(failures) > exam.failed_rows:
+        raise UserError(
+            f"{exam.name}: {len(failures)} of {len(requests)} requests failed, such as: "
+            f"{failures[0]}; all answers are kept, and the same command asks these again; or let "
+            f"them count as wrong with evaluate.failed_rows={len(failures)}"
+        )
+    return found
+
+
+def _by_likelihood(exam: Exam, questions: Sequence[Question], engine: Engine) -> list[Reply]:
+    """The letter of the likeliest option, by its whole log-likelihood and by that of a byte."""
+    options = [_options(exam, question) for question in questions]
+    requests = [
+        Request(question.prompt, 1, logprobs=True, continuation=text)
+        for question, texts in zip(questions, options, strict=True)
+        for text in texts
+    ]
+    found = iter(answers_in_order(exam, engine, requests))
+    replies = []
+    for texts in options:
+        own = [next(found)[0] for _ in texts]
+        totals = [_total(generation) for generation in own]
+        a_byte = [total / len(t.encode()) for total, t in zip(totals, texts, strict=True)]
+        letter = LETTERS[totals.index(max(totals))]
+        facts = {
+            "likelihoods": [None if total == -math.inf else total for total in totals],
+            "letter": letter,
+            "letter_by_byte": LETTERS[a_byte.index(max(a_byte))],
+        }
+        replies.append(Reply(letter, "stop", facts))
+    return replies
+
+
+def _total(generation: Generation | None) -> float:
+    if generation is None or not generation.logprobs:
+        return -math.inf
+    return sum(generation.logprobs)
+
+
+def _options(exam: Exam, question: Question) -> list[str]:
+    choices = question.row.choices
+    if len(choices) < 2:
+        raise UserError(
+            f"evaluate.benchmarks: {exam.name} is asked by likelihood, and its row "
+            f"{question.row.id} has no options that can be told apart; ask it in another way"
+        )
+    if exam.way == "options":
+        return [f" {choice}" for choice in choices]
+    return [f" {letter}" for letter, _ in zip(LETTERS, choices, strict=False)]

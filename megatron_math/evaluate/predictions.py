@@ -1,17 +1,16 @@
-"""predictions.jsonl: appended block by block, readable after any kill.
+"""predictions.jsonl: one object a row of the benchmark, in its order.
 
-A block is a fixed run of rows, written at once and synced. Whatever a kill leaves behind
-the last whole block is cut off, so the file grows as if it had never been interrupted, and rows
-share their batches with the same neighbours as in an unbroken run.
+With several samples a row holds all of them under `samples`; `picked` says which one its own
+output, answer and verdict are.
 """
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from megatron_math.base.errors import UserError
+from megatron_math.base.files import atomic_open
 
 KEYS = (
     "id", "benchmark", "prompt", "reference", "output", "finish", "extracted", "correct", "meta",
@@ -38,30 +37,15 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def append_predictions(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write a block of rows at the end, and wait until the disk has it."""
-    block = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
-    with open(path, "ab") as file:
-        file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
+def write_predictions(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """All rows at once: the file is whole, or not there."""
+    with atomic_open(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def keep_whole_blocks(path: Path, expected: Sequence[tuple[str, str]], block_rows: int) -> int:
-    """Cut `path` back to its whole blocks that answer `expected` (id, prompt); rows kept."""
-    if not path.is_file():
-        return 0
-    kept_rows = kept_bytes = num_bytes = 0
-    with open(path, "rb") as file:
-        for number, ((identity, prompt), line) in enumerate(zip(expected, file, strict=False), 1):
-            row = _parse(line) if line.endswith(b"\n") else None
-            if row is None or row["id"] != identity or row["prompt"] != prompt:
-                break
-            num_bytes += len(line)
-            if number % block_rows == 0 or number == len(expected):
-                kept_rows, kept_bytes = number, num_bytes
-    os.truncate(path, kept_bytes)
-    return kept_rows
+def samples_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The samples of a row; the row itself where it has one."""
+    return row.get("samples") or [row]
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -1,152 +1,217 @@
-"""The evaluate room: who is asked, what is asked, and the scores of both, side by side.
+"""The evaluate room: who is asked, what is asked, and the scores of all, side by side.
 
-Reads: the `evaluate` section, 00_base/hf, 60_export/hf, benchmark rows. Writes 70_evaluate/:
-<who>/<benchmark>/{protocol.json, predictions.jsonl, scores.json}; <who>/missing.json with a reason
-where there is no model; stats.json.
+Reads: the `evaluate` section, 00_base, 60_export (or 50_train's newest checkpoint), benchmark rows.
+Writes 70_evaluate/: answers.jsonl; <who>/<exam>/{protocol.json, predictions.jsonl, scores.json};
+<who>/summary.json where a protocol makes one number; <who>/missing.json with a reason where there
+is no model; stats.json.
 """
 
-import functools
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from megatron_math.base.config import Section
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import write_json
+from megatron_math.base.files import read_json, sha256_file, write_json
 from megatron_math.base.log import log
 from megatron_math.base.road import Road
+from megatron_math.base.signals import remember_stops
 from megatron_math.base.stage import Stage, StageInput
-from megatron_math.benchmarks.load import load_benchmark, load_config
-from megatron_math.engine.interface import Engine
-from megatron_math.evaluate.ask import Exam, ask
-from megatron_math.evaluate.config import ChosenBenchmark, EvaluateConfig
-from megatron_math.evaluate.grade import score
-from megatron_math.evaluate.predictions import read_predictions
+from megatron_math.benchmarks.protocol import Protocol, load_protocol, summarize
+from megatron_math.engine.kept import KeptEngine
+from megatron_math.evaluate.ask import Reply, ask
+from megatron_math.evaluate.candidate import Candidate, OpenEngine, find, open_kept
+from megatron_math.evaluate.config import EvaluateConfig
+from megatron_math.evaluate.exam import Exam, exams_of
+from megatron_math.evaluate.grade import PROTOCOL, judge, score
+from megatron_math.evaluate.predictions import write_predictions
+from megatron_math.evaluate.tool import ask_with_tool
 
 STAGE = "70_evaluate"
-OpenEngine = Callable[[Path], Engine]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Who is asked: a Hugging Face folder made by a stage, or the reason why there is none."""
-
-    who: str
-    made_by: StageInput | None
-    missing: str | None = None
-
-    @property
-    def folder(self) -> Path:
-        assert self.made_by is not None
-        return self.made_by.path / "hf"
+PREDICTIONS, SCORES, SUMMARY = "predictions.jsonl", "scores.json", "summary.json"
+Replies = list[list[Reply]]
 
 
 def run(road: Road, *, open_engine: OpenEngine | None = None) -> Stage:
     """Score the road's models; nothing is done when the stage is up to date.
 
-    open_engine: makes the engine for a model folder; without it the folder is loaded here.
-    Raises UserError when the export or a benchmark's rows are missing.
+    open_engine: makes the engine for a model folder; without it the section says how. Raises
+    UserError when a model or a benchmark's rows are missing, StoppedOnRequest after a signal or
+    when a budget is spent: the same command goes on.
     """
     config = road.section("evaluate", EvaluateConfig)
-    exams = [_exam(road, config, choice) for choice in config.choices()]
-    names = [exam.benchmark.name for exam in exams]
+    protocol = None if config.protocol is None else load_protocol(config.protocol)
+    exams = exams_of(road, config, protocol)
+    names = [exam.name for exam in exams]
     if len(set(names)) != len(names):
         raise UserError(f"evaluate.benchmarks: two benchmarks have one name: {', '.join(names)}")
-    candidates = [_find(road, who) for who in config.who]
-    inputs: dict[str, StageInput | Path] = {
-        f"benchmark {exam.benchmark.name}": exam.benchmark.rows_path for exam in exams
-    }
-    inputs |= {c.who: c.made_by for c in candidates if c.made_by is not None}
-    sections: dict[str, Section] = {"evaluate": config}
-    sections |= {f"benchmark {exam.benchmark.name}": exam.benchmark.config for exam in exams}
-    stage = Stage(road.folder(STAGE), config=sections, inputs=inputs, seed=road.seed)
+    candidates = [find(road, config, who) for who in config.whos()]
+    stage = _stage(road, config, protocol, exams, candidates)
     if stage.is_done():
         return stage
     stage.begin()
     _remove_others(stage.folder, [c.who for c in candidates], names)
-    open_engine = open_engine or functools.partial(_open_folder, config)
-    stats = {c.who: _examine(c, exams, stage.folder, config, open_engine) for c in candidates}
+    with remember_stops("evaluate") as stopping:
+        room = _Room(stage.folder, config, protocol, open_engine, stopping)
+        stats = {candidate.who: room.examine(candidate, exams) for candidate in candidates}
     _show(stats, names)
     stage.finish(stats=stats, outputs=[stage.folder / c.who for c in candidates])
     return stage
 
 
-def _exam(road: Road, config: EvaluateConfig, choice: ChosenBenchmark) -> Exam:
-    rows = choice.rows
-    if choice.stage is not None:
-        rows = road.done(choice.stage).path / load_config(choice.name).rows
-    benchmark = load_benchmark(choice.name, rows, config.data)
-    if benchmark.config.reference is None:
-        raise UserError(
-            f"evaluate.benchmarks: {benchmark.name} has statements without answers, to be looked "
-            f"for in training text; leave it out here"
-        )
-    return Exam(
-        benchmark,
-        shots=choice.shots or 0,
-        limit=choice.limit,
-        max_new_tokens=choice.max_new_tokens or benchmark.config.max_new_tokens,
-        dtype=config.dtype,
-    )
-
-
-def _find(road: Road, who: str) -> Candidate:
-    if who == "after":
-        return Candidate(who, road.done("60_export"))
-    if not road.has("base"):
-        return Candidate(who, None, "this road has no base")
-    base = road.done("00_base")
-    if not (base.path / "hf").is_dir():
-        return Candidate(who, None, "the base is fresh weights, which have learned nothing yet")
-    return Candidate(who, base)
-
-
-def _open_folder(config: EvaluateConfig, folder: Path) -> Engine:
-    from megatron_math.engine.hf import HuggingFaceEngine
-
-    return HuggingFaceEngine(folder, batch_size=config.batch_size, dtype=config.dtype)
+def _stage(
+    road: Road,
+    config: EvaluateConfig,
+    protocol: Protocol | None,
+    exams: list[Exam],
+    candidates: list[Candidate],
+) -> Stage:
+    inputs: dict[str, StageInput | Path] = {
+        f"benchmark {exam.name}": exam.benchmark.rows_path for exam in exams
+    }
+    inputs |= {c.who: c.made_by for c in candidates if c.made_by is not None}
+    for c in candidates:
+        if c.named is not None and c.named.server is None:  # a folder of its own
+            inputs["model"] = StageInput(Path(c.who), c.fingerprint)
+    if config.reward is not None:
+        inputs["reward"] = config.reward
+    sections: dict[str, Section] = {"evaluate": config}
+    if protocol is not None:
+        sections["protocol"] = protocol
+    sections |= {f"benchmark {exam.name}": exam.benchmark.config for exam in exams}
+    return Stage(road.folder(STAGE), config=sections, inputs=inputs, seed=road.seed)
 
 
 def _remove_others(folder: Path, whos: list[str], names: list[str]) -> None:
     """Take away what an earlier configuration left here: it must not be read as a result."""
-    for who in ("before", "after"):
+    for who in ("before", "after", "other"):
         if who not in whos:
             shutil.rmtree(folder / who, ignore_errors=True)
-        (folder / who / "missing.json").unlink(missing_ok=True)
+        for name in ("missing.json", SUMMARY):
+            (folder / who / name).unlink(missing_ok=True)
         for path in (folder / who).glob("*"):
             if path.name not in names:
                 shutil.rmtree(path)
 
 
-def _examine(
-    candidate: Candidate,
-    exams: list[Exam],
-    folder: Path,
-    config: EvaluateConfig,
-    open_engine: OpenEngine,
-) -> dict[str, Any]:
-    """Ask one candidate everything; its line of stats.json."""
-    if candidate.made_by is None:
-        write_json(folder / candidate.who / "missing.json", {"missing": candidate.missing})
-        return {"missing": candidate.missing}
-    engine = functools.cache(lambda: open_engine(candidate.folder))
-    stats = {}
-    for exam in exams:
-        path = ask(
-            exam,
-            folder / candidate.who / exam.benchmark.name,
-            model=candidate.made_by.fingerprint,
-            engine=engine,
-            batch_size=config.batch_size,
-            graders=config.graders,
+class _Room:
+    """What all candidates have in common."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: EvaluateConfig,
+        protocol: Protocol | None,
+        open_engine: OpenEngine | None,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.protocol = protocol
+        self.open_engine = open_engine
+        self.stopping = stopping
+
+    def examine(self, candidate: Candidate, exams: list[Exam]) -> dict[str, Any]:
+        """Ask one candidate everything; its line of stats.json."""
+        own = self.folder / candidate.who
+        if candidate.missing is not None:
+            write_json(own / "missing.json", {"missing": candidate.missing})
+            return {"missing": candidate.missing}
+        stats: dict[str, Any] = {}
+        with ExitStack() as stack:
+            engine = stack.enter_context(
+                open_kept(
+                    candidate, self.config, self.folder,
+                    open_engine=self.open_engine, stopping=self.stopping,
+                )
+            )  # fmt: skip
+            for exam in exams:
+                scores = self._take(exam, own / exam.name, candidate.fingerprint, engine)
+                kept = ("n", "correct", "accuracy", "interval95", "truncated")
+                stats[exam.name] = {key: scores[key] for key in kept}
+        if self.protocol is not None:
+            stats[SUMMARY.removesuffix(".json")] = self._summarize(own, exams, stats)
+        return stats
+
+    def _take(self, exam: Exam, folder: Path, model: str, engine: KeptEngine) -> dict[str, Any]:
+        """The scores of one exam; those that are there are taken where they belong to it."""
+        protocol, path = exam.protocol(model), folder / PREDICTIONS
+        found = _known(folder, protocol)
+        if found is not None:
+            return found
+        path.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / PROTOCOL, protocol)
+        rows = _rows(exam, self._replies(exam, engine))
+        if exam.pick == "reward" and exam.samples > 1:
+            self._reward(exam, rows)
+        judge(rows, exam.benchmark.config, protocol, self.config.graders)
+        write_predictions(path, rows)
+        scores = score(path, rows, exam.benchmark.config)
+        write_json(folder / SCORES, scores)
+        return scores
+
+    def _replies(self, exam: Exam, engine: KeptEngine) -> Replies:
+        if not exam.uses_tool:
+            return ask(exam, engine)
+        from megatron_math.sandbox.python import Limits, PythonSandbox
+
+        tool = exam.tool
+        limits = Limits(wall_seconds=tool.wall_seconds, cpu_seconds=tool.wall_seconds)
+        with PythonSandbox(tool.workers, limits, unprotected=tool.unprotected) as sandbox:
+            return ask_with_tool(exam, engine, sandbox)
+
+    def _reward(self, exam: Exam, rows: list[dict[str, Any]]) -> None:
+        from megatron_math.engine.reward import RewardModel
+
+        assert self.config.reward is not None
+        pairs = [(row["prompt"], s["output"]) for row in rows for s in row["samples"]]
+        rewards = iter(RewardModel(self.config.reward).scores(pairs, chat=exam.is_chat))
+        for row in rows:
+            for sample in row["samples"]:
+                sample["reward"] = next(rewards)
+
+    def _summarize(self, own: Path, exams: list[Exam], stats: dict[str, Any]) -> dict[str, Any]:
+        assert self.protocol is not None
+        scores = {(exam.benchmark.name, exam.shots): stats[exam.name]["accuracy"] for exam in exams}
+        summary = summarize(self.protocol, scores).to_json()
+        summary["limits"] = {exam.name: exam.limit for exam in exams if exam.limit is not None}
+        write_json(own / SUMMARY, summary)
+        return summary
+
+
+def _known(folder: Path, protocol: dict[str, Any]) -> dict[str, Any] | None:
+    """The scores in `folder` if they are of these very predictions, made under this protocol."""
+    files = [folder / name for name in (PROTOCOL, PREDICTIONS, SCORES)]
+    if not all(file.is_file() for file in files) or read_json(files[0]) != protocol:
+        return None
+    scores: dict[str, Any] = read_json(files[2])
+    return scores if scores["predictions_sha256"] == sha256_file(files[1]) else None
+
+
+def _rows(exam: Exam, replies: Replies) -> list[dict[str, Any]]:
+    """Predictions that nobody has judged yet, with the keys in their order on disk."""
+    rows = []
+    for question, samples in zip(exam.questions(), replies, strict=True):
+        said = [
+            {"output": reply.output, "finish": reply.finish, "extracted": None, "correct": False}
+            | reply.facts
+            for reply in samples
+        ]
+        rows.append(
+            {
+                "id": question.row.id,
+                "benchmark": exam.benchmark.config.name,
+                "prompt": question.prompt,
+                "reference": question.row.reference,
+                **{key: said[0][key] for key in ("output", "finish", "extracted", "correct")},
+                "meta": question.row.groups,
+                **(samples[0].facts if len(said) == 1 else {"picked": 0, "samples": said}),
+            }
         )
-        scores = score(path, read_predictions(path), exam.benchmark.config)
-        write_json(path.with_name("scores.json"), scores)
-        kept = ("n", "correct", "accuracy", "interval95", "truncated")
-        stats[exam.benchmark.name] = {key: scores[key] for key in kept}
-    return stats
+    return rows
 
 
 def _show(stats: dict[str, dict[str, Any]], names: list[str]) -> None:
@@ -161,3 +226,13 @@ def _show(stats: dict[str, dict[str, Any]], names: list[str]) -> None:
                 *("%s, %s: %.1f %% (%.1f to %.1f) of %d right, %d cut off", name, who),
                 *(100 * found["accuracy"], low, high, found["n"], found["truncated"]),
             )
+    for who, scores in stats.items():
+        if summary := scores.get("summary"):
+            mean = summary["mean"]
+            log.info(
+                "%s, %s: %s (%s)", summary["protocol"], who,
+                "no mean, for want of " + ", ".join(summary["missing"])
+                if mean is None
+                else f"{100 * mean:.1f}",
+                summary["says"],
+            )  # fmt: skip

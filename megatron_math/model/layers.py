@@ -35,6 +35,7 @@ from megatron.core.transformer.transformer_layer import (
 from megatron_math.device.open import current_torch_device
 from megatron_math.model.context import own_chunks, whole_sequence
 from megatron_math.model.experts import Balance, Router, torch_experts
+from megatron_math.model.reading import KeyValues
 from megatron_math.model.slots import submodules_of
 
 
@@ -171,6 +172,10 @@ class DocumentAttention(MegatronModule):
         rank's tokens, [P, B, ...]; returns [P, B, N*D].
         """
         assert attention_bias is None
+        if isinstance(attention_mask, KeyValues):
+            return attention_mask.attend(
+                self, (query_PBND, key_PBGD, value_PBGD), self.window, self.softmax_scale
+            )
         assert packed_seq_params is None, "this spec takes document ids, not packed sequences"
         group = self.context_group
         rank, size = (group.rank(), group.size()) if group is not None else (0, 1)

@@ -286,7 +286,11 @@ def run_python(sandbox: PythonSandbox, code: str, *, characters: int = 2000) -> 
 
     Cut to `characters`, the end of an error first; one line says why, where it is not ok.
     """
-    result = sandbox.run(code)
+    return for_model(sandbox.run(code), characters)
+
+
+def for_model(result: Result, characters: int) -> str:
+    """A result in the words of `run_python`."""
     printed = result.stdout.decode("utf-8", "replace")
     if result.outcome == "ok":
         return _cut(printed, characters)

@@ -11,10 +11,10 @@ from typing import Any
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import write_json, write_text
+from megatron_math.base.statistics import Estimate, Scores, estimate, ratio
 from megatron_math.study.config import CompareConfig, GainConfig, StudyConfig
 from megatron_math.study.plan import ArmRoad
 from megatron_math.study.scores import LOSS, Table, gather, trained_tokens
-from megatron_math.study.statistics import Estimate, Scores, estimate, ratio
 
 FORMAT, VERSION = "megatron-math study", 1
 Facts = dict[str, Any]

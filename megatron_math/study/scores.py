@@ -13,10 +13,10 @@ import numpy as np
 
 from megatron_math.base.files import read_json
 from megatron_math.base.road import Road
+from megatron_math.base.statistics import Scores
 from megatron_math.evaluate.predictions import read_predictions
 from megatron_math.evaluate.scores import group_label
 from megatron_math.study.plan import ArmRoad
-from megatron_math.study.statistics import Scores
 
 AVERAGE, LOSS = "average", "validation loss"
 PREDICTIONS = "70_evaluate/after/{}/predictions.jsonl"

@@ -5,18 +5,17 @@ disputed.jsonl, stats.json; answers/<role>/answers.jsonl keeps what engines answ
 asks only what has no answer yet.
 """
 
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from megatron_math.base.log import log
 from megatron_math.base.road import Road
+from megatron_math.base.signals import remember_stops
 from megatron_math.base.stage import Stage, StageInput
 from megatron_math.engine.kept import KeptEngine
 from megatron_math.engine.open import fingerprint_of_model, open_engine
@@ -44,7 +43,6 @@ from megatron_math.synthesize.work import Seed, Voice, Work
 
 ANSWERS = "answers"
 LOG_INTERVAL_S = 10.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Method(Protocol):
@@ -119,7 +117,7 @@ def write(road: Road, config: SeededConfig, stage: Stage, first: int = 0, step: 
     voices = {role: Voice(role, own, road.seed) for role, own in config.engines().items()}
     checks = _checks(config, voices, prompts)
     method = METHODS[config.method](config, voices, prompts, checks, road.seed)
-    with _stop_signals() as stopping, ExitStack() as stack:
+    with remember_stops("synthesize") as stopping, ExitStack() as stack:
         engines = {
             role: stack.enter_context(
                 open_engine(voice.config, stage.folder / ANSWERS / role, stopping=stopping)
@@ -230,24 +228,3 @@ class _Progress:
             self._method, f"{tally.seeds:,}", f"{self._rows:,}", f"{tally.accepted:,}",
             tally.accepted / tally.seeds, rate, max(0, self._rows - tally.seeds) / rate,
         )  # fmt: skip
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """While inside, a signal to stop is remembered; a second one has its usual effect."""
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def remember(number: int, _: Any) -> None:
-        seen.append(number)
-        signal.signal(number, before[number])
-        log.info("synthesize: %s, waiting for what is in flight", signal.Signals(number).name)
-
-    before: dict[int, Any] = {n: signal.signal(n, remember) for n in STOP_SIGNALS}
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -15,7 +15,7 @@ PUBLISHED = {
 
 
 def test_every_protocol_loads_and_its_sets_can_be_asked() -> None:
-    assert protocol_names() == ["jiuzhang3_base", "jiuzhang3_cot", "jiuzhang3_tool", "mathgpt8b"]
+    assert protocol_names() == ["jiuzhang3", "jiuzhang3_base", "jiuzhang3_tool", "mathgpt8b"]
     for name in protocol_names():
         protocol = load_protocol(name)
         assert protocol.name == name
@@ -28,7 +28,7 @@ def test_every_protocol_loads_and_its_sets_can_be_asked() -> None:
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_jiuzhang3s_averages_are_reproduced(model: str) -> None:
     scores, average = PUBLISHED[model]
-    protocol = load_protocol("jiuzhang3_cot")
+    protocol = load_protocol("jiuzhang3")
     given = {(name, 0): score for name, score in zip(protocol.mean_of, scores, strict=True)}
     summary = summarize(protocol, given)
     assert summary.mean == pytest.approx(average, abs=0.051)
@@ -59,7 +59,7 @@ def test_no_number_is_made_of_fewer_sets() -> None:
 
 
 def test_unknown_protocols_and_wrong_files_are_explained(tmp_path) -> None:
-    with pytest.raises(UserError, match="known are jiuzhang3_base"):
+    with pytest.raises(UserError, match="known are jiuzhang3, jiuzhang3_base"):
         load_protocol("jiuzhang4")
     path = tmp_path / "mine.yaml"
     path.write_text(

@@ -20,13 +20,13 @@ from megatron_math.base.files import read_json, write_json
 from megatron_math.checkpoint.folders import open_checkpoint, seal
 from megatron_math.checkpoint.guard import check_archive, check_extra_state
 from megatron_math.checkpoint.pickles import UnsafePickleError, load_metadata
-from megatron_math.checkpoint.state import load_weights
-from megatron_math.convert.core_model import checkpoint_dtype, open_model
+from megatron_math.checkpoint.state import checkpoint_dtype, load_weights
 from megatron_math.convert.folder import convert_folder
 from megatron_math.convert.import_hf import fresh_weights
 from megatron_math.inspect.checkpoint import inspect_checkpoint
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.presets import load_preset
+from megatron_math.model.whole import open_model
 
 SIZES = {
     "vocab_size": 64, "num_layers": 2, "hidden_size": 32, "num_attention_heads": 2,

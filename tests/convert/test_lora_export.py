@@ -11,12 +11,13 @@ from transformers import AutoModelForCausalLM
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json, write_json
 from megatron_math.checkpoint.folders import open_checkpoint, publish, seal, temporary_folder
-from megatron_math.checkpoint.state import load_weights, save_weights
-from megatron_math.convert.core_model import checkpoint_dtype, core_logits, open_model
+from megatron_math.checkpoint.state import checkpoint_dtype, load_weights, save_weights
+from megatron_math.convert.core_model import core_logits
 from megatron_math.convert.folder import convert_folder
 from megatron_math.model.config import ModelConfig
 from megatron_math.model.lora import is_adapter
 from megatron_math.model.lora_config import LORA_FILE, LoraConfig
+from megatron_math.model.whole import open_model
 
 TOKENS_BS = torch.arange(80).reshape(2, 40) * 7 % 300
 LORA = LoraConfig(rank=4, alpha=6)

@@ -161,7 +161,8 @@ def test_requests_of_all_kinds(tiny_hf: Path) -> None:
     assert logprobs is not None
     assert len(logprobs) == expected.num_tokens == first.new_tokens
     assert all(-6 < value < 0 for value in logprobs)
-    assert failed.failure == "the prompt has 200 tokens, and the model holds 96"
+    said = "no room for an answer: the prompt has 200 tokens, and the model holds 96"
+    assert failed.failure == said
     with pytest.raises(UserError, match="no chat template"):
         engine.answer_group([Request((Message("user", "abc"),), 8)])
 

@@ -95,7 +95,7 @@ def test_address_and_pace_do_not_change_who_is_asked() -> None:
 def test_the_section_names_its_faults() -> None:
     good = {"url": "http://a/v1", "model": "m"}
     for raw, fault in (
-        ({}, "give one of 'server' and 'hf'"),
+        ({}, "give one of 'server', 'hf', 'megatron' and 'vllm'"),
         ({"server": good, "hf": {"folder": "x"}}, "give one of"),
         ({"server": good | {"key_env": "OPENAI"}}, "must end in KEY"),
         ({"server": good | {"extra": {"seed": 1}}}, "seed is set by the request"),

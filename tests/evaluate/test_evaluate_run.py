@@ -84,7 +84,7 @@ def test_killed_and_started_again_equals_unbroken(
 ) -> None:
     unbroken = replace(road, root=tmp_path / "unbroken")
     shutil.copytree(road.root, unbroken.root)
-    run(unbroken, open_engine=lambda _: ScriptedEngine(add_up))
+    run(unbroken, open_engine=lambda _: DyingEngine(add_up, 1000))
 
     dying = DyingEngine(add_up, survives)
     with pytest.raises(Killed):
@@ -93,22 +93,25 @@ def test_killed_and_started_again_equals_unbroken(
     whole_exam, rest = divmod(survives, NUM_ROWS)
     known = whole_exam * NUM_ROWS + rest // BLOCK_ROWS * BLOCK_ROWS
     assert len(dying.asked) == known, "all that was answered was written"
-    second = ScriptedEngine(add_up)
+    second = DyingEngine(add_up, 1000)
     assert not run(road, open_engine=lambda _: second).was_done
     assert len(second.asked) == 2 * NUM_ROWS - known, "only what is missing is asked"
     assert contents(road) == contents(unbroken)
 
 
-def test_a_torn_line_is_asked_again(road: Road, add_up: Script) -> None:
+@pytest.mark.parametrize("part", ["answers.jsonl", "after/sums/predictions.jsonl"])
+def test_damage_is_mended(road: Road, add_up: Script, part: str) -> None:
+    """Of torn answers the last is asked again; predictions are made again from the answers."""
     run(road, open_engine=lambda _: ScriptedEngine(add_up))
     whole = contents(road)
     stage = road.folder("70_evaluate")
-    path = stage / "after" / "sums" / "predictions.jsonl"
+    path = stage / part
     path.write_bytes(path.read_bytes()[:-10])
+    (stage / "after" / "sums" / "scores.json").unlink()
     (stage / "DONE").unlink()
     engine = ScriptedEngine(add_up)
     run(road, open_engine=lambda _: engine)
-    assert len(engine.asked) == NUM_ROWS % BLOCK_ROWS
+    assert len(engine.asked) == (part == "answers.jsonl")
     assert contents(road) == whole
 
 
@@ -200,7 +203,7 @@ def test_grade_gives_the_same_scores_and_sees_a_changed_output(
         ("evaluate.benchmarks=[gsm8k, gsm8k]", "chosen twice"),
         ("evaluate.benchmarks=[]", "at least 1 item"),
         ("evaluate.benchmarks=[sudoku]", "there is no benchmark 'sudoku'"),
-        ("evaluate.who=[afterwards]", "'before' or 'after'"),
+        ("evaluate.who=[afterwards]", "'after' or 'other'"),
         ("evaluate.benchmarks=[{name: svamp, rows: a, stage: b}]", "not both"),
         ("evaluate.benchmarks=[{name: heldout_templates, stage: 10_synthesize}]", "not finished"),
         ("evaluate.benchmarks=[{name: svamp, rows: nowhere.jsonl}]", "nowhere.jsonl does not"),
@@ -226,7 +229,8 @@ def test_a_real_model_folder_is_asked(road: Road, tiny_hf: Path) -> None:
     assert [row["id"] for row in rows] == [f"sum-{i}" for i in range(NUM_ROWS)]
     assert all(row["output"] for row in rows)
     content = path.read_bytes()
-    path.unlink()
+    for kept in (path, road.folder("70_evaluate") / "answers.jsonl"):
+        kept.unlink()
     (road.folder("70_evaluate") / "DONE").unlink()
     run(replace(road, raw=road.raw | {"evaluate": evaluate | {"batch_size": 7}}))
     assert path.read_bytes() == content

@@ -1,4 +1,4 @@
-"""The predictions file after kills and damage."""
+"""The predictions file: whole or not there, and damage is named."""
 
 import json
 from pathlib import Path
@@ -6,49 +6,30 @@ from pathlib import Path
 import pytest
 
 from megatron_math.base.errors import UserError
-from megatron_math.evaluate.predictions import (
-    KEYS,
-    append_predictions,
-    keep_whole_blocks,
-    read_predictions,
-)
+from megatron_math.evaluate.predictions import KEYS, read_predictions, write_predictions
 
-NUM_ROWS, BLOCK_ROWS = 10, 4
-EXPECTED = [(str(i), f"prompt {i}") for i in range(NUM_ROWS)]
-
-
-def row(number: int) -> dict[str, object]:
-    return dict.fromkeys(KEYS, "x") | {"id": str(number), "prompt": f"prompt {number}"}
+NUM_ROWS = 10
 
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
     path = tmp_path / "predictions.jsonl"
-    for start in range(0, NUM_ROWS, BLOCK_ROWS):
-        append_predictions(path, [row(i) for i in range(NUM_ROWS)][start : start + BLOCK_ROWS])
+    rows = [dict.fromkeys(KEYS, "x") | {"id": str(number)} for number in range(NUM_ROWS)]
+    write_predictions(path, rows)
+    assert read_predictions(path) == rows
     return path
 
 
-def test_every_cut_leaves_whole_blocks(whole: Path) -> None:
-    content = whole.read_bytes()
-    ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
-    cuts = {end + shift for end in ends for shift in (-2, -1, 0, 1) if end + shift <= len(content)}
-    for cut in sorted(cuts | set(range(0, len(content), 50))):
-        whole.write_bytes(content[:cut])
-        whole_lines = sum(end <= cut for end in ends)
-        kept = NUM_ROWS if whole_lines == NUM_ROWS else whole_lines // BLOCK_ROWS * BLOCK_ROWS
-        assert keep_whole_blocks(whole, EXPECTED, BLOCK_ROWS) == kept
-        assert whole.read_bytes() == content[: ends[kept - 1] if kept else 0]
+def test_a_file_is_replaced_whole(whole: Path) -> None:
+    before = whole.read_bytes()
 
+    def rows():
+        yield dict.fromkeys(KEYS, "y")
+        raise KeyboardInterrupt
 
-def test_what_answers_another_question_is_cut_off(whole: Path) -> None:
-    content = whole.read_bytes()
-    changed = [*EXPECTED[:5], ("5", "another prompt"), *EXPECTED[6:]]
-    assert keep_whole_blocks(whole, changed, BLOCK_ROWS) == 4
-    whole.write_bytes(content)
-    assert keep_whole_blocks(whole, EXPECTED[:6], BLOCK_ROWS) == 6
-    assert len(read_predictions(whole)) == 6, "rows beyond a smaller limit are gone"
-    assert keep_whole_blocks(whole.parent / "none.jsonl", EXPECTED, BLOCK_ROWS) == 0
+    with pytest.raises(KeyboardInterrupt):
+        write_predictions(whole, rows())
+    assert whole.read_bytes() == before
 
 
 def test_damage_is_named_by_line(whole: Path) -> None:

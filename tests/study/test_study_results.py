@@ -12,10 +12,10 @@ from rich.console import Console
 from study_files import study_of
 
 from megatron_math.base.errors import UserError
+from megatron_math.base.statistics import Estimate
 from megatron_math.study.plan import StudyPlan, plan_study, read_study
 from megatron_math.study.results import make_results, verdict
 from megatron_math.study.show import render
-from megatron_math.study.statistics import Estimate
 
 ITEMS = 60
 

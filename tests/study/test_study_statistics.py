@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_math.study.net_gain import PUBLISHED, net_gain
-from megatron_math.study.statistics import (
+from megatron_math.base.statistics import (
     draw,
     estimate,
     ratio,
@@ -17,7 +16,8 @@ from megatron_math.study.statistics import (
     sign_flip_p,
     standard_error,
 )
-from megatron_math.study.student import t_quantile, t_two_sided
+from megatron_math.base.student import t_quantile, t_two_sided
+from megatron_math.study.net_gain import PUBLISHED, net_gain
 
 SIMULATIONS = 1000
 DIFFERENCES = [0.8, -0.3, 1.1, 0.6, 0.2, 1.4, -0.1, 0.9]

@@ -332,7 +332,7 @@ def test_it_runs_where_signals_cannot_be_caught(seeds, tmp_path):
     ("method", "more", "message"),
     [
         ("expansio", {}, "did you mean 'expansion'"),
-        ("expansion", {"engine": {}}, "give one of 'server' and 'hf'"),
+        ("expansion", {"engine": {}}, "give one of 'server', 'hf', 'megatron' and 'vllm'"),
         ("expansion", {"engin": {}}, "did you mean 'engine'"),
         ("expansion", {"accept": {"all": ["truth"]}}, "synthesize.accept.all.0"),
         (
@@ -385,13 +385,13 @@ def test_a_stop_in_the_middle_keeps_what_was_answered(server, made, seeds, tmp_p
         return asked > 150
 
     @contextmanager
-    def signals():
+    def signals(_):
         yield stopping
 
     road = load(write_road(tmp_path, "tutorship", seeds[0], server.url))
     before = len(server.calls)
     with monkeypatch.context() as patch:
-        patch.setattr(by_method, "_stop_signals", signals)
+        patch.setattr(by_method, "remember_stops", signals)
         with pytest.raises(StoppedOnRequest):
             room.run(road)
     assert 0 < len(server.calls) - before < COUNT

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from megatron_math.study.student import t_quantile, t_two_sided
+from megatron_math.base.student import t_quantile, t_two_sided
 
 Scores = npt.NDArray[np.float64]
 AT_ONCE = 1000
@@ -41,7 +41,7 @@ class Estimate:
 
 
 def estimate(
-    scores_SI: Scores, *, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
+    scores_SI: npt.ArrayLike, *, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
 ) -> Estimate:
     """The mean of scores and how sure it is.
 
