@@ -1,9 +1,9 @@
 """The evaluate room: who is asked, what is asked, and the scores of all, side by side.
 
 Reads: the `evaluate` section, 00_base, 60_export (or 50_train's newest checkpoint), benchmark rows.
-Writes 70_evaluate/: answers.jsonl; <who>/<exam>/{protocol.json, predictions.jsonl, scores.json};
-<who>/summary.json where a protocol makes one number; <who>/missing.json with a reason where there
-is no model; stats.json.
+Writes 70_evaluate/: answers.jsonl; programs.jsonl; <who>/<exam>/{protocol.json,
+predictions.jsonl, scores.json}; <who>/summary.json where a protocol makes one number;
+<who>/missing.json with a reason where there is no model; stats.json.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from typing import Any
 
 from megatron_math.base.config import Section
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import read_json, sha256_file, write_json
+from megatron_math.base.files import read_json, sha256_file, sha256_json, write_json
 from megatron_math.base.log import log
 from megatron_math.base.road import Road
 from megatron_math.base.signals import remember_stops
@@ -27,6 +27,7 @@ from megatron_math.evaluate.config import EvaluateConfig
 from megatron_math.evaluate.exam import Exam, exams_of
 from megatron_math.evaluate.grade import PROTOCOL, judge, score
 from megatron_math.evaluate.predictions import write_predictions
+from megatron_math.evaluate.programs import Programs
 from megatron_math.evaluate.tool import ask_with_tool
 
 STAGE = "70_evaluate"
@@ -144,7 +145,7 @@ class _Room:
         path.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / PROTOCOL, protocol)
-        rows = _rows(exam, self._replies(exam, engine))
+        rows = _rows(exam, self._replies(exam, engine, protocol))
         if exam.pick == "reward" and exam.samples > 1:
             self._reward(exam, rows)
         judge(rows, exam.benchmark.config, protocol, self.config.graders)
@@ -153,15 +154,11 @@ class _Room:
         write_json(folder / SCORES, scores)
         return scores
 
-    def _replies(self, exam: Exam, engine: KeptEngine) -> Replies:
+    def _replies(self, exam: Exam, engine: KeptEngine, protocol: dict[str, Any]) -> Replies:
         if not exam.uses_tool:
             return ask(exam, engine)
-        from megatron_math.sandbox.python import Limits, PythonSandbox
-
-        tool = exam.tool
-        limits = Limits(wall_seconds=tool.wall_seconds, cpu_seconds=tool.wall_seconds)
-        with PythonSandbox(tool.workers, limits, unprotected=tool.unprotected) as sandbox:
-            return ask_with_tool(exam, engine, sandbox)
+        with Programs(self.folder, exam.tool) as programs:
+            return ask_with_tool(exam, engine, programs, sha256_json(protocol))
 
     def _reward(self, exam: Exam, rows: list[dict[str, Any]]) -> None:
         from megatron_math.engine.reward import RewardModel
