@@ -25,13 +25,14 @@ from megatron_math.evaluate.ask import Reply, ask
 from megatron_math.evaluate.candidate import Candidate, OpenEngine, find, open_kept
 from megatron_math.evaluate.config import EvaluateConfig
 from megatron_math.evaluate.exam import Exam, exams_of
-from megatron_math.evaluate.grade import PROTOCOL, judge, score
+from megatron_math.evaluate.grade import PROTOCOL, find_disputed, judge, score
 from megatron_math.evaluate.predictions import write_predictions
 from megatron_math.evaluate.programs import Programs
 from megatron_math.evaluate.tool import ask_with_tool
 
 STAGE = "70_evaluate"
-PREDICTIONS, SCORES, SUMMARY = "predictions.jsonl", "scores.json", "summary.json"
+PREDICTIONS, DISPUTED = "predictions.jsonl", "disputed.jsonl"
+SCORES, SUMMARY = "scores.json", "summary.json"
 Replies = list[list[Reply]]
 
 
@@ -139,8 +140,11 @@ class _Room:
     def _take(self, exam: Exam, folder: Path, model: str, engine: KeptEngine) -> dict[str, Any]:
         """The scores of one exam; those that are there are taken where they belong to it."""
         protocol, path = exam.protocol(model), folder / PREDICTIONS
+        disputed = folder / DISPUTED
+        if not self.config.second_opinion:
+            disputed.unlink(missing_ok=True)
         found = _known(folder, protocol)
-        if found is not None:
+        if found is not None and disputed.is_file() == self.config.second_opinion:
             return found
         path.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,6 +154,8 @@ class _Room:
             self._reward(exam, rows)
         judge(rows, exam.benchmark.config, protocol, self.config.graders)
         write_predictions(path, rows)
+        if self.config.second_opinion:
+            write_predictions(disputed, find_disputed(rows, self.config.graders))
         scores = score(path, rows, exam.benchmark.config)
         write_json(folder / SCORES, scores)
         return scores
