@@ -9,6 +9,7 @@ from megatron_math.engine.interface import (
     Generation,
     Request,
     cut_at_stop,
+    refuse_continuation,
 )
 
 
@@ -50,6 +51,7 @@ class ScriptedEngine(Engine):
         """Chats too: their turns, one a line, are the prompt. All samples are equal."""
         answers = []
         for request in requests:
+            refuse_continuation(self, request)
             prompt = "\n".join(request.texts())
             generation = self.generate([prompt], request.max_new_tokens, request.stop)[0]
             answers.append(

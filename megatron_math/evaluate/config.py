@@ -89,6 +89,8 @@ class EvaluateConfig(Section):
     """Folder of a model with one score a text (transformers' sequence classification)."""
     tool: ToolConfig = ToolConfig()
     """For the ways tool and tool chat."""
+    second_opinion: bool = False
+    """Ask math-verify too; where it differs stands in disputed.jsonl. It changes no score."""
     failed_rows: Annotated[int, Field(ge=0)] = 0
     """Rows of a benchmark that may have no answer (a server refuses) and then count as wrong."""
     batch_size: Annotated[int, Field(ge=1), LOCATION] = 128
@@ -144,6 +146,7 @@ class EvaluateConfig(Section):
         return _without(
             found | {"who": list(self.whos())},
             protocol=None, engine="hf", temperature=0.0, top_p=1.0, samples=1, failed_rows=0,
+            second_opinion=False,
         )  # fmt: skip
 
 

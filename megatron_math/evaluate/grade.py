@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from megatron_math.answers.equal import equal_many
+from megatron_math.answers.equal import equal_many, second_opinions
 from megatron_math.answers.extract import extract_answer
 from megatron_math.answers.rules import OURS, PRESETS, Rules
 from megatron_math.base.errors import UserError
@@ -66,6 +66,17 @@ def _pick(
             sample["class"] = number
         row["picked"] = pick(row["samples"], protocol.get("pick") or "majority")
         row |= {key: row["samples"][row["picked"]][key] for key in OF_A_SAMPLE}
+
+
+def find_disputed(rows: Sequence[dict[str, Any]], graders: int = 1) -> list[dict[str, Any]]:
+    """Of judged rows those about which math-verify thinks otherwise, with both opinions."""
+    pairs = [(row["extracted"], row["reference"]) for row in rows]
+    keys = ("id", "extracted", "reference", "correct")
+    return [
+        {key: row[key] for key in keys} | {"math_verify": theirs}
+        for row, theirs in zip(rows, second_opinions(pairs, graders), strict=True)
+        if theirs is not None and theirs != row["correct"]
+    ]
 
 
 def grade(path: Path | str, *, benchmark: str | None = None, graders: int = 1) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The evaluate room: who is asked, what is asked, and the scores of all, side by side.
 
 Reads: the `evaluate` section, 00_base, 60_export (or 50_train's newest checkpoint), benchmark rows.
-Writes 70_evaluate/: answers.jsonl; <who>/<exam>/{protocol.json, predictions.jsonl, scores.json};
-<who>/summary.json where a protocol makes one number; <who>/missing.json with a reason where there
-is no model; stats.json.
+Writes 70_evaluate/: answers.jsonl; programs.jsonl; <who>/<exam>/{protocol.json,
+predictions.jsonl, scores.json}; <who>/summary.json where a protocol makes one number;
+<who>/missing.json with a reason where there is no model; stats.json.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from typing import Any
 
 from megatron_math.base.config import Section
 from megatron_math.base.errors import UserError
-from megatron_math.base.files import read_json, sha256_file, write_json
+from megatron_math.base.files import read_json, sha256_file, sha256_json, write_json
 from megatron_math.base.log import log
 from megatron_math.base.road import Road
 from megatron_math.base.signals import remember_stops
@@ -25,12 +25,14 @@ from megatron_math.evaluate.ask import Reply, ask
 from megatron_math.evaluate.candidate import Candidate, OpenEngine, find, open_kept
 from megatron_math.evaluate.config import EvaluateConfig
 from megatron_math.evaluate.exam import Exam, exams_of
-from megatron_math.evaluate.grade import PROTOCOL, judge, score
+from megatron_math.evaluate.grade import PROTOCOL, find_disputed, judge, score
 from megatron_math.evaluate.predictions import write_predictions
+from megatron_math.evaluate.programs import Programs
 from megatron_math.evaluate.tool import ask_with_tool
 
 STAGE = "70_evaluate"
-PREDICTIONS, SCORES, SUMMARY = "predictions.jsonl", "scores.json", "summary.json"
+PREDICTIONS, DISPUTED = "predictions.jsonl", "disputed.jsonl"
+SCORES, SUMMARY = "scores.json", "summary.json"
 Replies = list[list[Reply]]
 
 
@@ -138,30 +140,31 @@ class _Room:
     def _take(self, exam: Exam, folder: Path, model: str, engine: KeptEngine) -> dict[str, Any]:
         """The scores of one exam; those that are there are taken where they belong to it."""
         protocol, path = exam.protocol(model), folder / PREDICTIONS
+        disputed = folder / DISPUTED
+        if not self.config.second_opinion:
+            disputed.unlink(missing_ok=True)
         found = _known(folder, protocol)
-        if found is not None:
+        if found is not None and disputed.is_file() == self.config.second_opinion:
             return found
         path.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / PROTOCOL, protocol)
-        rows = _rows(exam, self._replies(exam, engine))
+        rows = _rows(exam, self._replies(exam, engine, protocol))
         if exam.pick == "reward" and exam.samples > 1:
             self._reward(exam, rows)
         judge(rows, exam.benchmark.config, protocol, self.config.graders)
         write_predictions(path, rows)
+        if self.config.second_opinion:
+            write_predictions(disputed, find_disputed(rows, self.config.graders))
         scores = score(path, rows, exam.benchmark.config)
         write_json(folder / SCORES, scores)
         return scores
 
-    def _replies(self, exam: Exam, engine: KeptEngine) -> Replies:
+    def _replies(self, exam: Exam, engine: KeptEngine, protocol: dict[str, Any]) -> Replies:
         if not exam.uses_tool:
             return ask(exam, engine)
-        from megatron_math.sandbox.python import Limits, PythonSandbox
-
-        tool = exam.tool
-        limits = Limits(wall_seconds=tool.wall_seconds, cpu_seconds=tool.wall_seconds)
-        with PythonSandbox(tool.workers, limits, unprotected=tool.unprotected) as sandbox:
-            return ask_with_tool(exam, engine, sandbox)
+        with Programs(self.folder, exam.tool) as programs:
+            return ask_with_tool(exam, engine, programs, sha256_json(protocol))
 
     def _reward(self, exam: Exam, rows: list[dict[str, Any]]) -> None:
         from megatron_math.engine.reward import RewardModel

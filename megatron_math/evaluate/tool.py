@@ -12,7 +12,7 @@ from typing import Any
 from megatron_math.engine.interface import Engine, Generation, Message, Request
 from megatron_math.evaluate.ask import Reply, answers_in_order
 from megatron_math.evaluate.exam import OUTPUT, Exam, Question
-from megatron_math.sandbox.python import PythonSandbox, Result, for_model
+from megatron_math.evaluate.programs import Program, Programs, Run
 
 PROGRAM, END = "```python", "```"
 
@@ -40,13 +40,17 @@ class Transcript:
             self.ended = True
         return program
 
-    def see(self, result: Result, characters: int) -> None:
+    def see(self, run: Run) -> None:
         """Put a program's output behind it."""
-        shown = for_model(result, characters).rstrip("\n")
+        shown = run.shown.rstrip("\n")
         block = f"{OUTPUT}\n{shown}\n{END}\n"
         self.text = f"{self.text.rstrip()}\n{block}"
         self.said.append(Message("user", block))
-        self.runs.append(result.outcome)
+        self.runs.append(run.outcome)
+
+    def placed(self, program: str) -> Program:
+        """The program with its place."""
+        return Program(self.question.row.id, self.sample, len(self.runs), program)
 
     def request(self, exam: Exam) -> Request:
         return exam.request(self.question, tuple(self.said), text=self.text, sample=self.sample)
@@ -55,8 +59,11 @@ class Transcript:
         return Reply(self.text, self.finish, {"runs": self.runs})
 
 
-def ask_with_tool(exam: Exam, engine: Engine, sandbox: PythonSandbox) -> list[list[Reply]]:
-    """The samples of every row, each with the outcomes of its programs."""
+def ask_with_tool(exam: Exam, engine: Engine, programs: Programs, asked: str) -> list[list[Reply]]:
+    """The samples of every row, each with the outcomes of its programs.
+
+    asked: a digest of all that decides the prompts.
+    """
     questions = exam.questions()
     all_of = [[Transcript(q, sample) for sample in range(exam.samples)] for q in questions]
     going = [transcript for own in all_of for transcript in own]
@@ -67,11 +74,13 @@ def ask_with_tool(exam: Exam, engine: Engine, sandbox: PythonSandbox) -> list[li
             (transcript, transcript.hear(generations[0]))
             for transcript, generations in zip(going, answers, strict=True)
         ]
-        programs = [(transcript, program) for transcript, program in heard if program is not None]
-        results = sandbox.run_all([program for _, program in programs])
-        for (transcript, _), result in zip(programs, results, strict=True):
-            transcript.see(result, exam.tool.characters)
-        going = [transcript for transcript, _ in programs]
+        to_run = [(transcript, program) for transcript, program in heard if program is not None]
+        runs = programs.run_all(
+            asked, [transcript.placed(program) for transcript, program in to_run]
+        )
+        for (transcript, _), run in zip(to_run, runs, strict=True):
+            transcript.see(run)
+        going = [transcript for transcript, _ in to_run]
     return [[transcript.reply() for transcript in own] for own in all_of]
 
 

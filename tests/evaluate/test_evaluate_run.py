@@ -138,6 +138,28 @@ def test_up_to_date_asks_nothing_and_a_new_model_is_asked_all(
     assert scores(road, "before")["correct"] > 10
 
 
+def test_a_second_opinion_stands_beside(
+    road: Road, add_up: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(road, open_engine=lambda _: ScriptedEngine(add_up))
+    folder = road.folder("70_evaluate") / "after" / "sums"
+    before = scores(road)
+    monkeypatch.setattr(
+        "megatron_math.evaluate.grade.second_opinions",
+        lambda pairs, _: [None if a is None else a != "13" for a, _ in pairs],
+    )
+    section = road.raw["evaluate"] | {"second_opinion": True}
+    asked = replace(road, raw=road.raw | {"evaluate": section})
+    run(asked, open_engine=lambda _: ScriptedEngine(lambda _: "not asked"))
+    rows = [json.loads(line) for line in (folder / "disputed.jsonl").read_text().splitlines()]
+    assert {"correct": True, "math_verify": False}.items() <= rows[0].items()
+    assert rows[0]["extracted"] == rows[0]["reference"] == "13"
+    assert all(row["correct"] != row["math_verify"] for row in rows)
+    assert scores(road) == before
+    run(road, open_engine=lambda _: ScriptedEngine(lambda _: "not asked"))
+    assert not (folder / "disputed.jsonl").exists()
+
+
 def test_limit_and_shots_reach_the_prompts(road: Road, tmp_path: Path, add_up: Script) -> None:
     choice = {"name": str(tmp_path / "sums.yaml"), "rows": str(tmp_path / "sums.jsonl")}
     evaluate = {"benchmarks": [choice | {"limit": 3, "shots": 1}], "who": ["after"]}

@@ -23,6 +23,7 @@ ROWS = [
     ("rounds", "What is 8 times 1000000?", 8000000.0),
     ("hostile", "What is 9 times 1000000?", 9000000.0),
     ("plain", "What is 2 plus 1000000?", 1000002.0),
+    ("clock", "What is 3 plus 1000000?", 1000003.0),
 ]
 SAYS = {
     "right": ["Divide.\n```python\nprint(9264517 % 12)\n```\n```output\n5\n```\nmade up",
@@ -33,6 +34,7 @@ SAYS = {
     "looping": ["```python\nwhile True: pass\n```", "It is \\boxed{7000000}."],
     "rounds": ["```python\nprint(8)\n```"] * 9,
     "hostile": ["```python\nimport socket\nsocket.socket()\n```", "Then \\boxed{9000001}."],
+    "clock": ["```python\nimport time\nprint(time.time_ns())\n```", "It is \\boxed{1000003}."],
     "plain": ["It is \\boxed{1000002}. ```python\nprint(1)\n```"],
 }  # fmt: skip
 
@@ -82,16 +84,17 @@ def test_each_answer_ends_in_its_class(asked: tuple[dict, dict, Road]) -> None:
     assert {name: row["runs"] for name, row in rows.items()} == {
         "right": ["ok"], "mended": ["error", "ok"], "failing": ["error"], "looping": ["timeout"],
         "rounds": ["ok"] * 4, "hostile": ["forbidden"], "plain": [],
+        "clock": ["ok"],
     }  # fmt: skip
     assert {name for name, row in rows.items() if row["correct"]} == {
-        "right", "mended", "looping", "plain",
+        "right", "mended", "looping", "plain", "clock",
     }  # fmt: skip
-    assert scores["accuracy"] == 4 / 7
+    assert scores["accuracy"] == 5 / 8
     assert scores["tool"] == {
-        "runs": {"ok": 6, "error": 2, "timeout": 1, "forbidden": 1},
-        "last_run": {"ok": 3, "error": 1, "timeout": 1, "forbidden": 1, "none": 1},
+        "runs": {"ok": 7, "error": 2, "timeout": 1, "forbidden": 1},
+        "last_run": {"ok": 4, "error": 1, "timeout": 1, "forbidden": 1, "none": 1},
         "out_of_rounds": 1,
-        "programs": {"0": 1, "1": 4, "2": 1, "4": 1},
+        "programs": {"0": 1, "1": 5, "2": 1, "4": 1},
     }
     assert rows["rounds"]["finish"] == "rounds"
     assert scores["truncated"] == 0
@@ -114,14 +117,18 @@ def test_chats_take_turns_and_what_is_kept_is_not_asked_again(
 ) -> None:
     scores, _, road = asked
     stage = road.folder("70_evaluate")
+    content = (stage / "after" / "gsm_hard" / "predictions.jsonl").read_bytes()
     (stage / "DONE").unlink()
     (stage / "after" / "gsm_hard" / "scores.json").unlink()
+    with open(stage / "programs.jsonl", "ab") as file:
+        file.write(b'{"key": "torn')
 
     def nobody(_: Path) -> ScriptedEngine:
         raise AssertionError("all answers are there")
 
     run(road, open_engine=nobody)
     assert read(road)[0] == scores
+    assert (stage / "after" / "gsm_hard" / "predictions.jsonl").read_bytes() == content
     section = road.raw["evaluate"]
     choice = section["benchmarks"][0] | {"way": "tool chat"}
     talking = Talking(script)
