@@ -120,10 +120,10 @@ OPENINGS = (
 
 
 def reading(number: int) -> Iterator[Record]:
-    """Four questions each, in the form of the problems: which number stands where, no sums."""
+    """One to four questions each, in the form of the problems: what stands where, no sums."""
     rng = random.Random(f"{SEED}/reading")
     for place in range(number):
-        asked = [_question(rng) for _ in range(4)]
+        asked = [_question(rng) for _ in range(rng.randint(1, 4))]
         text = "\n\n".join(f"Question: {q}\nSolution: {s}" for q, s in asked)
         yield Record(id=f"reading:{place}", source="general", text=text)
 

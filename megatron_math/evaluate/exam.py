@@ -126,6 +126,11 @@ class Exam:
         }
 
 
+def exam_of(benchmark: str, shots: int) -> str:
+    """The name of one of several exams of a benchmark."""
+    return f"{benchmark}-{shots}shot"
+
+
 def exams_of(road: Road, config: EvaluateConfig, protocol: Protocol | None) -> list[Exam]:
     """Everything that one model is asked, in order. UserError for what cannot be asked."""
     if protocol is None:
@@ -180,7 +185,7 @@ def _asked_by(road: Road, config: EvaluateConfig, protocol: Protocol) -> Iterato
             )
         for shots in asked.shots:
             yield Exam(
-                name=name if len(asked.shots) == 1 else f"{name}-{shots}shot",
+                name=name if len(asked.shots) == 1 else exam_of(name, shots),
                 benchmark=benchmark,
                 shots=shots,
                 way=asked.way,

@@ -1,7 +1,9 @@
 """What the roads of a study measured: by metric and arm, [seeds, items] or [seeds, 1].
 
 Metrics: a benchmark's name (share of right answers), `name[group]` as in scores.json, `average` of
-all benchmarks, `validation loss[source]` and `validation loss` (of all that the arm trains on).
+all benchmarks, `validation loss[source]` and `validation loss` (of all that the arm trains on). Of
+a benchmark that a protocol asks in several ways it is the way with the most right answers, road by
+road; `name-3shot` is one of the ways.
 """
 
 import json
@@ -14,12 +16,14 @@ import numpy as np
 from megatron_math.base.files import read_json
 from megatron_math.base.road import Road
 from megatron_math.base.statistics import Scores
+from megatron_math.evaluate.exam import exam_of
 from megatron_math.evaluate.predictions import read_predictions
 from megatron_math.evaluate.scores import group_label
 from megatron_math.study.plan import ArmRoad
 
 AVERAGE, LOSS = "average", "validation loss"
 PREDICTIONS = "70_evaluate/after/{}/predictions.jsonl"
+SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,31 @@ def _asks(road: Road, stage: str, arm: ArmRoad) -> bool:
 def _measured(road: Road) -> dict[str, Measured]:
     found: dict[str, Measured] = {}
     after = road.folder("70_evaluate") / "after"
-    names = sorted(path.parent.name for path in after.glob("*/predictions.jsonl"))
-    for name in names:
-        rows = read_predictions(road.root / PREDICTIONS.format(name))
+    exams = sorted(path.parent.name for path in after.glob("*/predictions.jsonl"))
+    for exam in exams:
+        rows = read_predictions(road.root / PREDICTIONS.format(exam))
+        found |= _by_group(exam, rows)
+    ways = _several_ways(after / SUMMARY)
+    for name, exam in ways.items():
+        rows = read_predictions(road.root / PREDICTIONS.format(exam))
         found |= _by_group(name, rows)
-    if names:
-        means = [found[name].values.mean() for name in names]
+    if exams:
+        names = {*exams, *ways} - {exam for exam in exams if exam.rpartition("-")[0] in ways}
+        means = [found[name].values.mean() for name in sorted(names)]
         found[AVERAGE] = Measured(np.array([float(np.mean(means))]))
     return found | _losses(road.folder("50_train") / "validation.jsonl")
+
+
+def _several_ways(summary: Path) -> dict[str, str]:
+    """benchmark -> its exam with the most right answers; of equal ones the fewest examples."""
+    if not summary.is_file():
+        return {}
+    by_benchmark: dict[str, dict[str, float]] = read_json(summary)["of"]
+    return {
+        name: exam_of(name, min((int(shots) for shots in ways), key=lambda n: (-ways[str(n)], n)))
+        for name, ways in by_benchmark.items()
+        if len(ways) > 1
+    }
 
 
 def _by_group(name: str, rows: Sequence[Mapping]) -> dict[str, Measured]:

@@ -25,7 +25,13 @@ def plan_of(folder: Path, **changes: Any) -> StudyPlan:
     return plan_study(read_study(study_of(folder, **changes)), folder / "runs")
 
 
-def finish(root: Path, right: list[bool], losses: dict[str, float], first_item: int = 0) -> None:
+def finish(
+    root: Path,
+    right: list[bool],
+    losses: dict[str, float],
+    first_item: int = 0,
+    exam: str = "sums",
+) -> None:
     """What an arm leaves behind, as far as results read it."""
     for stage in ("50_train", "70_evaluate"):
         (root / stage).mkdir(parents=True, exist_ok=True)
@@ -33,7 +39,7 @@ def finish(root: Path, right: list[bool], losses: dict[str, float], first_item: 
     (root / "50_train/stats.json").write_text(json.dumps({"tokens": 1000}))
     row = {"iteration": 9, "loss": losses, "tokens": dict.fromkeys(losses, 100)}
     (root / "50_train/validation.jsonl").write_text(f'{{"iteration": 1}}\n{json.dumps(row)}\n')
-    folder = root / "70_evaluate/after/sums"
+    folder = root / "70_evaluate/after" / exam
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {
@@ -102,6 +108,26 @@ def test_metrics_are_benchmarks_groups_losses_and_the_average(tmp_path: Path) ->
     assert found["sums[level=1]"]["items"] == ITEMS // 2
     assert found["validation loss[general]"]["mean"] == pytest.approx(3.25)
     assert found["validation loss"]["by_seed"]["1"] == pytest.approx((3.1 + 1.7) / 2)
+
+
+def test_of_a_benchmark_that_is_asked_in_several_ways_each_road_has_its_best(tmp_path) -> None:
+    plan = plan_of(tmp_path)
+    shares = {"plain": {0: 0.25, 3: 0.25}, "mixed": {0: 0.75, 3: 0.5}}
+    shares_of_the_second_seed = shares | {"mixed": {0: 0.5, 3: 1.0}}
+    for arm in plan.arms:
+        ways = (shares_of_the_second_seed if arm.seed == 2 else shares)[arm.arm]
+        for shots, share in ways.items():
+            right = [number < share * ITEMS for number in range(ITEMS)]
+            finish(arm.road.root, right, {"general": 3.0}, exam=f"sums-{shots}shot")
+        finish(arm.road.root, [True] * ITEMS, {"general": 3.0}, exam="asked-once")
+        of = {"sums": {str(shots): share for shots, share in ways.items()}}
+        summary = {"of": of | {"asked-once": {"3": 1.0}}}
+        (arm.road.root / "70_evaluate/after/summary.json").write_text(json.dumps(summary))
+    metrics = results(plan)["arms"]["mixed"]["metrics"]
+    assert metrics["sums"]["by_seed"] == {"1": 0.75, "2": 1.0, "3": 0.75, "4": 0.75}
+    assert metrics["sums"]["items"] == ITEMS
+    assert metrics["sums-3shot"]["by_seed"] == {"1": 0.5, "2": 1.0, "3": 0.5, "4": 0.5}
+    assert metrics["average"]["by_seed"]["1"] == pytest.approx((0.75 + 1.0) / 2)
 
 
 def test_a_table_and_a_csv_say_the_same(tmp_path: Path) -> None:
