@@ -20,6 +20,7 @@ from megatron_math.report.corpus import read_blend, read_curation, read_indexes,
 from megatron_math.report.examples import read_examples
 from megatron_math.report.funnel import is_by_model, read_funnel
 from megatron_math.report.restarts import read_restarts
+from megatron_math.report.retention import read_retention
 from megatron_math.report.scores import WHO, read_reasons, read_scores
 from megatron_math.report.training import read_training
 
@@ -81,6 +82,7 @@ def gather_facts(road: Road, config: ReportConfig) -> dict[str, Any]:
         "model": _model(folder("00_base")),
         "scores": None,
         "sides": _sides(manifests),
+        "retention": (at := folder("70_evaluate")) and read_retention(at),
         "unscored": {},
         "contamination": read_contamination(_curations(road)),
         "comparison": compare_runs(road.root, find_runs(road, config.compare)),

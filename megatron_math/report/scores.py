@@ -10,6 +10,7 @@ from typing import Any
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json
+from megatron_math.base.records import enumerate_rows
 
 WHO = ("before", "after")
 PROTOCOL_KEYS = (
@@ -104,3 +105,10 @@ def gain(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[st
     interval = [difference - down, difference + up]
     verdict = "unclear" if interval[0] <= 0 <= interval[1] else "up" if difference > 0 else "down"
     return {"difference": difference, "interval95": interval, "verdict": verdict}
+
+
+def verdicts_in(path: Path) -> dict[str, bool]:
+    """Id -> was it right, of a predictions file; empty where there is none."""
+    if not path.is_file():
+        return {}
+    return {str(row["id"]): bool(row["correct"]) for _, row in enumerate_rows(path)}

@@ -84,7 +84,12 @@ def _panel(metric: str, arms: Facts, span: tuple[float, float] | None) -> Facts:
             told = f"{name}: {write(mean)}, {write(low)} to {write(high)}"
             bar = charts.dot(mean, (low, high), span, told)
         rows.append({"arm": name, "found": found, "bar": bar})
-    return {"metric": metric, "group": metric.removesuffix("]").partition("[")[2], "rows": rows}
+    return {
+        "metric": metric,
+        "group": metric.removesuffix("]").partition("[")[2],
+        "axis": [write(edge) for edge in span] if span is not None else [],
+        "rows": rows,
+    }
 
 
 def difference_bars(compared: Sequence[Facts]) -> list[Markup]:

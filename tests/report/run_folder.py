@@ -285,6 +285,26 @@ def _evaluate(folder: Path) -> None:
         folder / "after" / "gsm8k" / "scores.json", head | score(25, 1319) | {"groups": {}} | tail
     )
 
+    write_json(folder / "retention.json", _retention())
+
+
+def _retention() -> dict[str, Any]:
+    """One text that was forgotten, one that no document could be read of; a set asked of one."""
+    change = {"mean": 0.213, "interval95": [0.171, 0.255], "worse": 377, "verdict": "forgotten"}
+    loss = {"before": 3.412, "after": 3.625}
+    told = {"text": "wikitext", "documents": 402, "read": 401, "loss": loss, "change": change}
+    empty = {"text": "empty", "documents": 2, "read": 0, "change": None}
+    return {
+        "format": "megatron-math retention", "version": 1, "max_tokens": 512,
+        "texts": [told, empty | {"loss": dict.fromkeys(loss)}],
+        "sets": [
+            {"benchmark": "heldout-problems", "problems": {"before": 2, "after": 2},
+             "right": {"before": 0, "after": 1}, "lost": 0, "learned": 1},
+            {"benchmark": "gsm8k", "problems": {"after": 1319}, "right": {"after": 25},
+             "lost": None, "learned": None},
+        ],
+    }  # fmt: skip
+
 
 def _predictions(who: str) -> list[dict[str, Any]]:
     asked = "Question: Mia has 7 pears and finds 8 more. How many pears has she?\nSolution:"

@@ -97,7 +97,7 @@ def test_a_missing_score_is_missing_and_not_zero(road: Road) -> None:
     gsm8k = data_of(road)["scores"][1]
     assert gsm8k["rows"][0]["before"] is None
     assert gsm8k["rows"][0]["gain"] is None
-    part = Page.read(page_of(road)).text.split("Answers to read")[0].rsplit("gsm8k", 1)[1]
+    part = Page.read(page_of(road)).text.split("What was kept")[0].rsplit("gsm8k", 1)[1]
     assert re.search(r"before ?missing.*after ?1\.9 %.*change, points ?missing", part), part
     assert "0.0 %" not in part
 
@@ -117,6 +117,20 @@ def test_no_score_at_all_says_why(road: Road) -> None:
 def test_nothing_comes_from_elsewhere(road: Road) -> None:
     run(road)
     check_alone(page_of(road))
+
+
+def test_what_was_forgotten_is_told(road: Road) -> None:
+    run(road)
+    text = Page.read(page_of(road)).text
+    part = text.split("What was kept, what was forgotten")[1].split("Answers to read")[0]
+    assert re.search(r"wikitext ?3.412 ?3.625 ?\+0.213 \+0.171 to \+0.255 ?377 ?401 ?402", part)
+    assert re.search(r"empty ?missing ?missing", part)
+    assert re.search(r"heldout-problems ?0 of 2 ?1 of 2 ?\+50.0", part)
+    assert re.search(r"gsm8k ?missing ?25 of 1 319", part)
+    (road.folder("70_evaluate") / "retention.json").unlink()
+    (road.folder("80_report") / "DONE").unlink()
+    run(road)
+    assert "what was forgotten" not in Page.read(page_of(road)).text
 
 
 def test_every_drawing_is_told_in_words(road: Road) -> None:
