@@ -20,6 +20,7 @@ from megatron_math.evaluate.scores import Z
 
 FORMAT, VERSION = "megatron-math retention", 1
 FOLDER, FILE = "retention", "retention.json"
+WHO = ("before", "after")
 
 
 class Reader(Protocol):
@@ -63,7 +64,7 @@ def measure_retention(
         "version": VERSION,
         "max_tokens": config.max_tokens,
         "texts": [_text(name, len(texts[name]), losses[name]) for name in texts],
-        "sets": [_set(name, folder, list(models)) for name in config.sets],
+        "sets": [_set(name, folder) for name in config.sets],
     }
     write_json(path, facts)
     for row in facts["texts"]:
@@ -127,9 +128,9 @@ def _change(rows: Sequence[Sequence[float]]) -> dict[str, Any] | None:
     }
 
 
-def _set(name: str, folder: Path, whos: Sequence[str]) -> dict[str, Any]:
+def _set(name: str, folder: Path) -> dict[str, Any]:
     """A benchmark's scores as they stand, and what was known before and is no more."""
-    paths = {who: folder / who / name / "predictions.jsonl" for who in whos}
+    paths = {who: folder / who / name / "predictions.jsonl" for who in WHO}
     right = {
         who: {row["id"]: bool(row["correct"]) for row in read_predictions(path)}
         for who, path in paths.items()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,22 @@ def test_no_score_at_all_says_why(road: Road) -> None:
 def test_nothing_comes_from_elsewhere(road: Road) -> None:
     run(road)
     check_alone(page_of(road))
+
+
+def test_one_model_alone_is_not_compared_with_a_missing_one(tmp_path: Path) -> None:
+    asked = {"benchmarks": ["heldout-problems"], "who": ["other"]}
+    road = write_road(tmp_path, evaluate=asked)
+    write_run(road)
+    evaluated = road.folder("70_evaluate")
+    shutil.rmtree(evaluated / "before")
+    (evaluated / "after").rename(evaluated / "other")
+    (evaluated / "retention.json").unlink()
+    run(road)
+    text = Page.read(page_of(road)).text
+    assert "Of 1 500 problems in heldout-problems, 22.9 % were solved." in text
+    part = text.split("Share of problems answered right")[1].split("Answers to read")[0]
+    assert "missing" not in part.replace("missing after", "")  # how many had no answer
+    assert "before" not in part
 
 
 def test_what_was_forgotten_is_told(road: Road) -> None:
