@@ -68,7 +68,7 @@ def _benchmark(folder: Path, name: str) -> dict[str, Any]:
         "truncated": {who: side and side.get("truncated") for who, side in sides.items()},
         "no_answer": {who: side and side.get("no_answer") for who, side in sides.items()},
         "more": {
-            who: {key: side[key] for key in MORE_KEYS if key in side}
+            who: {key: side.get(key) for key in MORE_KEYS}
             for who, side in sides.items()
             if side and any(key in side for key in MORE_KEYS)
         },

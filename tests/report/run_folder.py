@@ -275,6 +275,8 @@ def _evaluate(folder: Path) -> None:
             {"truncated": 31, "no_answer": 1207} if who == "before" else {"truncated": 4}
         )
         tail |= {"grader": "boxed, stated, last number; math-verify 0.8.0"}
+        if who == "after":
+            tail["likelihood"] = {"sum": score(344, 1500), "of a byte": score(351, 1500)}
         total = score(correct, 1500)
         place = folder / who / "heldout-problems"
         write_json(place / "scores.json", head | total | {"groups": groups} | tail)
