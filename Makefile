@@ -7,7 +7,7 @@ PYTHON312 ?= python3.12
 COMPAT := .venv-compat
 TE_WHEELS ?=
 
-.PHONY: setup demo test slurm bench-data bench-estimate bench-train bench-curate bench-answers findings compat soak check clean
+.PHONY: setup demo test slurm browser bench-data bench-estimate bench-train bench-curate bench-answers findings compat soak check clean
 
 setup: $(READY)
 
@@ -28,6 +28,12 @@ test: $(READY)
 # launch and examples/slurm on a real two-node SLURM on this machine; skips without slurm-wlm and munge.
 slurm: $(READY)
 	$(BIN)/python -m pytest -m slurm -rs tests/slurm
+
+# Both pages of report in headless Chromium, which must be here (Debian: chromium-headless-shell): layout,
+# filter, and accessibility by axe-core, which npm fetches into .axe.
+browser: $(READY)
+	npm install --silent --no-audit --no-fund --no-save --prefix .axe axe-core@4
+	$(BIN)/python -m pytest -rs tests/report/test_browser.py
 
 # Every figure of docs/benchmarks/data_plane.md against its peer: an hour, 20 GB, of which 500 MB of
 # packages are fetched for their text, a quiet machine.

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from megatron_math.base.config import LOCATION, Section
 from megatron_math.benchmarks.config import TOOL_WAYS, Way
 from megatron_math.engine.config import EngineConfig
+from megatron_math.evaluate.retention_config import RetentionConfig
 
 Who = Literal["before", "after", "other"]
 Pick = Literal["majority", "first", "likelihood", "reward"]
@@ -97,6 +98,8 @@ class EvaluateConfig(Section):
     """Prompts that are continued together."""
     graders: Annotated[int, Field(ge=1), LOCATION] = 1
     """Processes that judge answers which need algebra."""
+    retention: RetentionConfig | None = None
+    """What is looked at to see what was forgotten."""
 
     @field_validator("benchmarks")
     @classmethod
@@ -147,6 +150,7 @@ class EvaluateConfig(Section):
             found | {"who": list(self.whos())},
             protocol=None, engine="hf", temperature=0.0, top_p=1.0, samples=1, failed_rows=0,
             second_opinion=False,
+            retention=None,
         )  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 Reads: the `evaluate` section, 00_base, 60_export (or 50_train's newest checkpoint), benchmark rows.
 Writes 70_evaluate/: answers.jsonl; programs.jsonl; <who>/<exam>/{protocol.json,
 predictions.jsonl, scores.json}; <who>/summary.json where a protocol makes one number;
-<who>/missing.json with a reason where there is no model; stats.json.
+<who>/missing.json with a reason where there is no model; retention.json where it is asked;
+stats.json.
 """
 
 import shutil
@@ -28,6 +29,8 @@ from megatron_math.evaluate.exam import Exam, exams_of
 from megatron_math.evaluate.grade import PROTOCOL, find_disputed, judge, score
 from megatron_math.evaluate.predictions import write_predictions
 from megatron_math.evaluate.programs import Programs
+from megatron_math.evaluate.retention import FILE as RETENTION
+from megatron_math.evaluate.retention import check_sets, measure_retention
 from megatron_math.evaluate.tool import ask_with_tool
 
 STAGE = "70_evaluate"
@@ -49,17 +52,23 @@ def run(road: Road, *, open_engine: OpenEngine | None = None) -> Stage:
     names = [exam.name for exam in exams]
     if len(set(names)) != len(names):
         raise UserError(f"evaluate.benchmarks: two benchmarks have one name: {', '.join(names)}")
+    if config.retention is not None:
+        check_sets(config.retention, names)
     candidates = [find(road, config, who) for who in config.whos()]
     stage = _stage(road, config, protocol, exams, candidates)
     if stage.is_done():
         return stage
     stage.begin()
+    (stage.folder / RETENTION).unlink(missing_ok=True)
     _remove_others(stage.folder, [c.who for c in candidates], names)
     with remember_stops("evaluate") as stopping:
         room = _Room(stage.folder, config, protocol, open_engine, stopping)
         stats = {candidate.who: room.examine(candidate, exams) for candidate in candidates}
     _show(stats, names)
-    stage.finish(stats=stats, outputs=[stage.folder / c.who for c in candidates])
+    outputs = [stage.folder / c.who for c in candidates]
+    if config.retention is not None:
+        outputs.append(_look_for_losses(road, config, candidates))
+    stage.finish(stats=stats, outputs=outputs)
     return stage
 
 
@@ -79,11 +88,36 @@ def _stage(
             inputs["model"] = StageInput(Path(c.who), c.fingerprint)
     if config.reward is not None:
         inputs["reward"] = config.reward
+    if config.retention is not None:
+        inputs |= {f"text {name}": text.path for name, text in config.retention.texts.items()}
     sections: dict[str, Section] = {"evaluate": config}
     if protocol is not None:
         sections["protocol"] = protocol
     sections |= {f"benchmark {exam.name}": exam.benchmark.config for exam in exams}
     return Stage(road.folder(STAGE), config=sections, inputs=inputs, seed=road.seed)
+
+
+def _look_for_losses(road: Road, config: EvaluateConfig, candidates: list[Candidate]) -> Path:
+    """retention.json of the road's models, the earlier one first; by whatever engine they were
+    asked, their texts are read from Hugging Face folders."""
+    from megatron_math.engine.losses import TextLosses
+
+    asked = config.retention
+    assert asked is not None
+    folders = {"before": road.folder("00_base") / "hf", "after": road.folder("60_export") / "hf"}
+    models = {}
+    for who, folder in folders.items():
+        made_by = next((c.made_by for c in candidates if c.who == who), None)
+        if made_by is not None and folder.is_dir():
+            models[who] = made_by.fingerprint, folder
+        elif made_by is not None:
+            log.warning("retention: %s is not there, so %s has no losses of texts", folder, who)
+    return measure_retention(
+        asked,
+        road.folder(STAGE),
+        models,
+        lambda path: TextLosses(path, dtype=config.dtype, max_tokens=asked.max_tokens),
+    )
 
 
 def _remove_others(folder: Path, whos: list[str], names: list[str]) -> None:

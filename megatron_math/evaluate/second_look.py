@@ -1,15 +1,18 @@
 """What a score hangs on: the same predictions under other rules, and where math-verify disagrees.
 
-Reads predictions.jsonl and the benchmark's YAML. Writes nothing.
+Reads predictions.jsonl and the benchmark's YAML. Writes disputed.jsonl beside it where it is asked.
 """
 
+import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from megatron_math.answers.equal import equal_many
 from megatron_math.answers.extract import extract_answer
 from megatron_math.answers.spread import CHOICE_WAYS, WAYS, spread
+from megatron_math.base.files import atomic_open
 from megatron_math.benchmarks.load import load_config
 from megatron_math.evaluate.predictions import read_predictions
 
@@ -50,3 +53,11 @@ def look_again(
             if verdict.is_disputed
         ]
     return found
+
+
+def write_disputed(predictions: Path, disputed: Iterable[dict[str, Any]]) -> Path:
+    """Write the disputed rows beside the predictions, where `report` looks for them."""
+    path = predictions.with_name("disputed.jsonl")
+    with atomic_open(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in disputed)
+    return path

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_math.base.errors import UserError
-from megatron_math.base.records import enumerate_rows
 from megatron_math.base.road import Road
 from megatron_math.report.paired import paired
-from megatron_math.report.scores import read_side, score_of
+from megatron_math.report.scores import read_side, score_of, verdicts_in
 
 AFTER = Path("70_evaluate") / "after"
 
@@ -53,7 +52,4 @@ def compare_runs(own: Path, others: Mapping[str, Path]) -> list[dict[str, Any]]:
 
 
 def _verdicts(folder: Path, benchmark: str) -> dict[str, bool]:
-    path = folder / AFTER / benchmark / "predictions.jsonl"
-    if not path.is_file():
-        return {}
-    return {str(row["id"]): bool(row["correct"]) for _, row in enumerate_rows(path)}
+    return verdicts_in(folder / AFTER / benchmark / "predictions.jsonl")

@@ -20,7 +20,14 @@ from megatron_math.report.corpus import read_blend, read_curation, read_indexes,
 from megatron_math.report.examples import read_examples
 from megatron_math.report.funnel import is_by_model, read_funnel
 from megatron_math.report.restarts import read_restarts
-from megatron_math.report.scores import WHO, read_reasons, read_scores
+from megatron_math.report.retention import read_retention
+from megatron_math.report.scores import (
+    WHO,
+    read_reasons,
+    read_scores,
+    read_summaries,
+    side_folder,
+)
 from megatron_math.report.training import read_training
 
 FORMAT, VERSION = "megatron-math report", 1
@@ -81,6 +88,8 @@ def gather_facts(road: Road, config: ReportConfig) -> dict[str, Any]:
         "model": _model(folder("00_base")),
         "scores": None,
         "sides": _sides(manifests),
+        "retention": (at := folder("70_evaluate")) and read_retention(at),
+        "summaries": {},
         "unscored": {},
         "contamination": read_contamination(_curations(road)),
         "comparison": compare_runs(road.root, find_runs(road, config.compare)),
@@ -105,22 +114,23 @@ def gather_facts(road: Road, config: ReportConfig) -> dict[str, Any]:
             facts["synthesis"] = read_synthesis(written)
     if evaluated := folder("70_evaluate"):
         facts["scores"] = read_scores(evaluated, _benchmark_order(manifests["70_evaluate"]))
+        facts["summaries"] = read_summaries(evaluated)
         facts["unscored"] = read_reasons(evaluated)
         facts["examples"] = _examples(evaluated, facts["scores"], config.examples)
     return facts
 
 
 def _sides(manifests: dict[str, Any]) -> list[str]:
-    """Which models were to be asked: before, after or both."""
+    """Which models were to be asked: before, after or both; another one stands for after."""
     evaluation = manifests.get("70_evaluate", {}).get("config", {}).get("evaluate") or {}
     asked = evaluation.get("who") or WHO
-    return [who for who in WHO if who in asked] or list(WHO)
+    return [who for who in WHO if who in asked] or ["after"]
 
 
 def _examples(folder: Path, scores: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     found = []
     for name in (benchmark["benchmark"] for benchmark in scores):
-        sides = {who: folder / who / name / "predictions.jsonl" for who in WHO}
+        sides = {who: side_folder(folder, who) / name / "predictions.jsonl" for who in WHO}
         found.append(read_examples(name, sides, most))
     return [one for one in found if one is not None]
 

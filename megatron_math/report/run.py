@@ -3,6 +3,8 @@
 Reads the finished stages of the road. Writes 80_report/index.html and data.json.
 """
 
+from pathlib import Path
+
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import write_json, write_text
 from megatron_math.base.road import Road
@@ -26,12 +28,10 @@ def run(road: Road) -> Stage:
             f"{road.root} has no finished stage to report on; run the road first "
             f"('megatron-math run {road.yaml_path}')"
         )
-    stage = Stage(
-        road.folder(STAGE),
-        config={"report": config},
-        inputs={name: road.done(name) for name in finished} | _compared(road, config),
-        seed=road.seed,
-    )
+    inputs: dict[str, StageInput | Path] = {name: road.done(name) for name in finished}
+    inputs |= _compared(road, config)
+    inputs |= _disputed(road)
+    stage = Stage(road.folder(STAGE), config={"report": config}, inputs=inputs, seed=road.seed)
     if stage.is_done():
         return stage
     facts = gather_facts(road, config)
@@ -54,3 +54,9 @@ def _compared(road: Road, config: ReportConfig) -> dict[str, StageInput]:
         f"compare {name}": finished_stage(folder / "70_evaluate")
         for name, folder in find_runs(road, config.compare).items()
     }
+
+
+def _disputed(road: Road) -> dict[str, Path]:
+    """Second opinions come after the scores (`grade --second-opinion`), and change the page."""
+    found = sorted(road.folder("70_evaluate").glob("*/*/disputed.jsonl"))
+    return {f"disputed {path.parent.parent.name}/{path.parent.name}": path for path in found}

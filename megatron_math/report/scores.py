@@ -10,11 +10,23 @@ from typing import Any
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json
+from megatron_math.base.records import enumerate_rows
 
 WHO = ("before", "after")
 PROTOCOL_KEYS = (
-    "rows", "limit", "shots", "decoding", "dtype", "max_new_tokens", "stop", "answer_rules",
+    "rows", "limit", "shots", "way", "samples", "pick", "decoding", "dtype", "max_new_tokens",
+    "stop", "answer_rules",
 )  # fmt: skip
+
+
+# Of ways of asking that have more to tell than one share.
+MORE_KEYS = ("samples", "tool", "likelihood")
+
+
+def side_folder(folder: Path, who: str) -> Path:
+    """Where a side's answers lie: a model that `evaluate.engine` names (other) stands for after."""
+    other = folder / "other"
+    return other if who == "after" and other.is_dir() else folder / who
 
 
 def read_scores(folder: Path, order: list[str]) -> list[dict[str, Any]]:
@@ -22,19 +34,27 @@ def read_scores(folder: Path, order: list[str]) -> list[dict[str, Any]]:
 
     A side that was not scored is None. Raises UserError when a score contradicts itself.
     """
-    found = {path.parent.name for who in WHO for path in (folder / who).glob("*/scores.json")}
+    found = {
+        path.parent.name for who in WHO for path in side_folder(folder, who).glob("*/scores.json")
+    }
     return [_benchmark(folder, name) for name in order + sorted(found - set(order))]
 
 
 def read_reasons(folder: Path) -> dict[str, str]:
     """Why a side has no scores at all, by side, where the evaluation said so."""
-    paths = {who: folder / who / "missing.json" for who in WHO}
+    paths = {who: side_folder(folder, who) / "missing.json" for who in WHO}
     return {who: read_json(path)["missing"] for who, path in paths.items() if path.is_file()}
 
 
+def read_summaries(folder: Path) -> dict[str, Any]:
+    """A paper's one number by side, where a protocol asked."""
+    paths = {who: side_folder(folder, who) / "summary.json" for who in WHO}
+    return {who: read_json(path) for who, path in paths.items() if path.is_file()}
+
+
 def _benchmark(folder: Path, name: str) -> dict[str, Any]:
-    sides = {who: read_side(folder / who / name / "scores.json") for who in WHO}
-    groups = {g: None for side in sides.values() for g in (side or {}).get("groups", {})}
+    sides = {who: read_side(side_folder(folder, who) / name / "scores.json") for who in WHO}
+    groups = {g: None for one in sides.values() for g in (one or {}).get("groups", {})}
     asked = [side["protocol"] or {} for side in sides.values() if side]
     told = next((side for side in reversed(sides.values()) if side), {})
     return {
@@ -47,6 +67,11 @@ def _benchmark(folder: Path, name: str) -> dict[str, Any]:
         ],
         "truncated": {who: side and side.get("truncated") for who, side in sides.items()},
         "no_answer": {who: side and side.get("no_answer") for who, side in sides.items()},
+        "more": {
+            who: {key: side.get(key) for key in MORE_KEYS}
+            for who, side in sides.items()
+            if side and any(key in side for key in MORE_KEYS)
+        },
         "rows": [_row(None, sides["before"], sides["after"])]
         + [
             _row(group, *((sides[who] or {}).get("groups", {}).get(group) for who in WHO))
@@ -104,3 +129,10 @@ def gain(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[st
     interval = [difference - down, difference + up]
     verdict = "unclear" if interval[0] <= 0 <= interval[1] else "up" if difference > 0 else "down"
     return {"difference": difference, "interval95": interval, "verdict": verdict}
+
+
+def verdicts_in(path: Path) -> dict[str, bool]:
+    """Id -> was it right, of a predictions file; empty where there is none."""
+    if not path.is_file():
+        return {}
+    return {str(row["id"]): bool(row["correct"]) for _, row in enumerate_rows(path)}

@@ -65,18 +65,23 @@ def _block(name: str, divisions: dict[str, list[str]], arms: Facts) -> Facts:
         "name": name,
         "divisions": [
             {"by": by, "panels": [_panel(metric, arms, span) for metric in own]}
-            for by, own in sorted(divisions.items(), key=lambda division: bool(division[0]))
+            for by, own in sorted(
+                divisions.items(), key=lambda d: len(d[0].split(", ")) if d[0] else 0
+            )
         ],
     }
 
 
 def _panel(metric: str, arms: Facts, span: tuple[float, float] | None) -> Facts:
     write = loss if is_loss(metric) else percent
+    is_part = "[" in metric
     measured = [arm["metrics"][metric] for arm in arms.values() if metric in arm["metrics"]]
     if span is None and measured:
         span = charts.spread(min(m["low"] for m in measured), max(m["high"] for m in measured))
     rows = []
     for name, arm in arms.items():
+        if is_part and not arm["metrics"]:
+            continue  # the panel of the whole says that it is missing
         found = arm["metrics"].get(metric)
         bar = Markup("")
         if found is not None and span is not None:
@@ -84,7 +89,12 @@ def _panel(metric: str, arms: Facts, span: tuple[float, float] | None) -> Facts:
             told = f"{name}: {write(mean)}, {write(low)} to {write(high)}"
             bar = charts.dot(mean, (low, high), span, told)
         rows.append({"arm": name, "found": found, "bar": bar})
-    return {"metric": metric, "group": metric.removesuffix("]").partition("[")[2], "rows": rows}
+    return {
+        "metric": metric,
+        "group": metric.removesuffix("]").partition("[")[2],
+        "axis": [write(edge) for edge in span] if span is not None else [],
+        "rows": rows,
+    }
 
 
 def difference_bars(compared: Sequence[Facts]) -> list[Markup]:

@@ -1,9 +1,9 @@
 """What the roads of a study measured: by metric and arm, [seeds, items] or [seeds, 1].
 
 Metrics: a benchmark's name (share of right answers), `name[group]` as in scores.json, `average` of
-all benchmarks, `validation loss[source]` and `validation loss` (of all that the arm trains on). Of
-a benchmark that a protocol asks in several ways it is the way with the most right answers, road by
-road; `name-3shot` is one of the ways.
+all benchmarks, `validation loss[source]`, `validation loss` (of all that the arm trains on) and
+`validation loss of text[name]` (texts of `evaluate.retention`). Of a benchmark that a protocol asks
+in several ways it is the way with the most right answers, road by road; `name-3shot` is one way.
 """
 
 import json
@@ -22,6 +22,7 @@ from megatron_math.evaluate.scores import group_label
 from megatron_math.study.plan import ArmRoad
 
 AVERAGE, LOSS = "average", "validation loss"
+TEXT_LOSS = f"{LOSS} of text"
 PREDICTIONS = "70_evaluate/after/{}/predictions.jsonl"
 SUMMARY = "summary.json"
 
@@ -107,6 +108,7 @@ def _measured(road: Road) -> dict[str, Measured]:
         names = {*exams, *ways} - {exam for exam in exams if exam.rpartition("-")[0] in ways}
         means = [found[name].values.mean() for name in sorted(names)]
         found[AVERAGE] = Measured(np.array([float(np.mean(means))]))
+    found |= _losses_of_texts(road.folder("70_evaluate"))
     return found | _losses(road.folder("50_train") / "validation.jsonl")
 
 
@@ -133,6 +135,21 @@ def _by_group(name: str, rows: Sequence[Mapping]) -> dict[str, Measured]:
         )
         for metric, found in members.items()
     }
+
+
+def _losses_of_texts(folder: Path) -> dict[str, Measured]:
+    """Of the last model on each document of the texts that `evaluate.retention` names."""
+    path = folder / "retention.json"
+    if not path.is_file():
+        return {}
+    found: dict[str, Measured] = {}
+    for name in (text["text"] for text in read_json(path)["texts"]):
+        own = folder / "retention" / "after" / f"{name}.json"
+        losses = read_json(own)["losses"] if own.is_file() else []
+        read = {str(n): loss for n, loss in enumerate(losses) if loss is not None}
+        if read:
+            found[f"{TEXT_LOSS}[{name}]"] = Measured(np.array(list(read.values())), tuple(read))
+    return found
 
 
 def _losses(path: Path) -> dict[str, Measured]:

@@ -275,15 +275,64 @@ def _evaluate(folder: Path) -> None:
             {"truncated": 31, "no_answer": 1207} if who == "before" else {"truncated": 4}
         )
         tail |= {"grader": "boxed, stated, last number; math-verify 0.8.0"}
+        if who == "after":
+            tail["likelihood"] = {"sum": score(344, 1500), "of a byte": score(351, 1500)}
         total = score(correct, 1500)
         place = folder / who / "heldout-problems"
         write_json(place / "scores.json", head | total | {"groups": groups} | tail)
         write_lines(place / "predictions.jsonl", _predictions(who))
     head = {"benchmark": "gsm8k", "version": 1, "protocol": protocol(1319)}
-    tail = {"truncated": 202, "no_answer": 4, "grader": "stated; math-verify 0.8.0"}
+    tail = {"truncated": 202, "no_answer": 4, "grader": "stated; math-verify 0.8.0"} | _more()
+    summary = {
+        "protocol": "a paper", "says": "The higher of zero- and few-shot.", "missing": [],
+        "of": {"gsm8k": {"0": 0.019, "8": 0.0123}}, "taken": {"gsm8k": 0.019}, "mean": 0.0171,
+        "limits": {"gsm8k": 1319},
+    }  # fmt: skip
+    write_json(folder / "after" / "summary.json", summary)
     write_json(
         folder / "after" / "gsm8k" / "scores.json", head | score(25, 1319) | {"groups": {}} | tail
     )
+
+    write_json(folder / "retention.json", _retention())
+
+
+def _more() -> dict[str, Any]:
+    """Four answers to each problem with programs, and options by likelihood: made up together."""
+
+    def found(value: float) -> dict[str, Any]:
+        return {"value": value, "bootstrap95": [value - 0.0071, value + 0.0083]}
+
+    return {
+        "samples": {
+            "n": 4,
+            "mean": found(0.0187),
+            "pass": {"1": found(0.0187), "2": found(0.0311), "4": found(0.0502)},
+            "majority": {"1": found(0.0187), "2": found(0.0199), "4": found(0.0241)},
+        },
+        "tool": {
+            "runs": {"done": 2103, "error": 407}, "last_run": {"done": 1100, "none": 219},
+            "out_of_rounds": 17, "programs": {"0": 219, "1": 1083, "2": 16},
+        },
+        "likelihood": {"sum": score(77, 254), "of a byte": score(81, 254)},
+    }  # fmt: skip
+
+
+def _retention() -> dict[str, Any]:
+    """One text that was forgotten, one that no document could be read of; a set asked of one."""
+    change = {"mean": 0.213, "interval95": [0.171, 0.255], "worse": 377, "verdict": "forgotten"}
+    loss = {"before": 3.412, "after": 3.625}
+    told = {"text": "wikitext", "documents": 402, "read": 401, "loss": loss, "change": change}
+    empty = {"text": "empty", "documents": 2, "read": 0, "change": None}
+    return {
+        "format": "megatron-math retention", "version": 1, "max_tokens": 512,
+        "texts": [told, empty | {"loss": dict.fromkeys(loss)}],
+        "sets": [
+            {"benchmark": "heldout-problems", "problems": {"before": 2, "after": 2},
+             "right": {"before": 0, "after": 1}, "lost": 0, "learned": 1},
+            {"benchmark": "gsm8k", "problems": {"after": 1319}, "right": {"after": 25},
+             "lost": None, "learned": None},
+        ],
+    }  # fmt: skip
 
 
 def _predictions(who: str) -> list[dict[str, Any]]:

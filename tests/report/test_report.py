@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_a_missing_score_is_missing_and_not_zero(road: Road) -> None:
     gsm8k = data_of(road)["scores"][1]
     assert gsm8k["rows"][0]["before"] is None
     assert gsm8k["rows"][0]["gain"] is None
-    part = Page.read(page_of(road)).text.split("Answers to read")[0].rsplit("gsm8k", 1)[1]
+    part = Page.read(page_of(road)).text.split("What was kept")[0].rsplit("gsm8k", 1)[1]
     assert re.search(r"before ?missing.*after ?1\.9 %.*change, points ?missing", part), part
     assert "0.0 %" not in part
 
@@ -117,6 +118,36 @@ def test_no_score_at_all_says_why(road: Road) -> None:
 def test_nothing_comes_from_elsewhere(road: Road) -> None:
     run(road)
     check_alone(page_of(road))
+
+
+def test_one_model_alone_is_not_compared_with_a_missing_one(tmp_path: Path) -> None:
+    asked = {"benchmarks": ["heldout-problems"], "who": ["other"]}
+    road = write_road(tmp_path, evaluate=asked)
+    write_run(road)
+    evaluated = road.folder("70_evaluate")
+    shutil.rmtree(evaluated / "before")
+    (evaluated / "after").rename(evaluated / "other")
+    (evaluated / "retention.json").unlink()
+    run(road)
+    text = Page.read(page_of(road)).text
+    assert "Of 1 500 problems in heldout-problems, 22.9 % were solved." in text
+    part = text.split("Share of problems answered right")[1].split("Answers to read")[0]
+    assert "missing" not in part.replace("missing after", "")  # how many had no answer
+    assert "before" not in part
+
+
+def test_what_was_forgotten_is_told(road: Road) -> None:
+    run(road)
+    text = Page.read(page_of(road)).text
+    part = text.split("What was kept, what was forgotten")[1].split("Answers to read")[0]
+    assert re.search(r"wikitext ?3.412 ?3.625 ?\+0.213 \+0.171 to \+0.255 ?377 ?401 ?402", part)
+    assert re.search(r"empty ?missing ?missing", part)
+    assert re.search(r"heldout-problems ?0 of 2 ?1 of 2 ?\+50.0", part)
+    assert re.search(r"gsm8k ?missing ?25 of 1 319", part)
+    (road.folder("70_evaluate") / "retention.json").unlink()
+    (road.folder("80_report") / "DONE").unlink()
+    run(road)
+    assert "what was forgotten" not in Page.read(page_of(road)).text
 
 
 def test_every_drawing_is_told_in_words(road: Road) -> None:

@@ -130,6 +130,23 @@ def test_of_a_benchmark_that_is_asked_in_several_ways_each_road_has_its_best(tmp
     assert metrics["average"]["by_seed"]["1"] == pytest.approx((0.75 + 1.0) / 2)
 
 
+def test_losses_of_texts_are_paired_by_document(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    finish_all(plan, {"plain": 0.3, "mixed": 0.8})
+    for arm in plan.arms:
+        folder = arm.road.root / "70_evaluate"
+        losses = [3.0 + n % 7 + 0.25 * (arm.arm == "mixed") for n in range(20)]
+        (folder / "retention/after").mkdir(parents=True)
+        text = json.dumps({"losses": [None, *losses]})
+        (folder / "retention/after/wiki.json").write_text(text)
+        (folder / "retention.json").write_text('{"texts": [{"text": "wiki"}]}')
+    facts = results(plan)
+    found = facts["arms"]["mixed"]["metrics"]["validation loss of text[wiki]"]
+    assert (found["items"], found["seeds"]) == (20, 4)
+    (change,) = [c for c in facts["compare"] if c["metric"] == "validation loss of text[wiki]"]
+    assert (change["mean"], change["low"], change["high"]) == pytest.approx((0.25, 0.25, 0.25))
+
+
 def test_a_table_and_a_csv_say_the_same(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, metrics=["sums", "sums[level=1]"])
     finish_all(plan, {"plain": 0.3, "mixed": 0.8})

@@ -130,6 +130,7 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
     folder = tmp_path / "runs/tiny"
     facts = json.loads((folder / "results.json").read_text())
     assert facts["missing"] == {}
+    assert "whole - cut" in (folder / "report/index.html").read_text()
     found = facts["arms"]["cut"]["metrics"]["heldout_templates"]
     assert (found["seeds"], found["items"]) == (1, 12)
     assert facts["compare"][0]["verdict"] == "not shown"  # of one seed
@@ -144,7 +145,7 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
     after = stamps(folder)
     changed = {name for name in after if before.get(name) != after[name]}
     kinds = {name.split("/")[0] for name in changed}
-    assert kinds <= {"whole-s1", "results.json", "results.csv"}
+    assert kinds <= {"whole-s1", "results.json", "results.csv", "report"}
     assert not any("50_train" in name or "70_evaluate" in name for name in changed)
 
 
