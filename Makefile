@@ -23,7 +23,7 @@ demo: $(READY)
 	@echo "read on: runs/quickstart/cpt/80_report/index.html"
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # launch and examples/slurm on a real two-node SLURM on this machine; skips without slurm-wlm and munge.
 slurm: $(READY)

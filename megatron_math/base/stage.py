@@ -5,6 +5,7 @@ fingerprints of all inputs; `DONE` holds it. Same fingerprint: the work is done 
 are fixed in docs/formats.md.
 """
 
+import functools
 import os
 import subprocess
 import time
@@ -237,6 +238,7 @@ def _differences(before: Any, now: Any, where: str = "") -> list[str]:
     return [] if before == now else [f"{where}: {before!r} -> {now!r}"]
 
 
+@functools.cache
 def code_version() -> dict[str, str | None]:
     """Package version, and the commit when the package runs from a git checkout."""
     here = Path(__file__).resolve().parents[2]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from loaded import loaded
 from safetensors.torch import load_file
 from tiny_models import make_hf_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -20,7 +21,6 @@ from megatron_math.base.road import Road
 from megatron_math.base.stage import Stage
 from megatron_math.checkpoint.folders import open_checkpoint, publish, temporary_folder
 from megatron_math.convert.run import run_base, run_export
-from megatron_math.device.start import start_processes
 from megatron_math.model.presets import load_preset
 from megatron_math.tokenizer import load_tokenizer
 
@@ -276,7 +276,7 @@ def test_a_checkpoint_of_two_tensor_parallel_processes_is_exported_whole(hf_fold
     temporary = temporary_folder(save, 7)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     arguments = [sys.executable, str(script), str(release), str(temporary), str(save)]
-    assert start_processes(arguments, 2, environment) == 0
+    assert loaded().start_processes(arguments, 2, environment) == 0
     assert open_checkpoint(save).iteration == 7
     doubled = tensors_of(save, tmp_path / "back")
     for name, tensor in load_file(source / "model.safetensors").items():

@@ -5,13 +5,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from train_roads import metrics
 
+from megatron_math.base.errors import StoppedOnRequest
 from megatron_math.base.road import Road
 from megatron_math.blend.run import run as blend
 from megatron_math.checkpoint.folders import open_checkpoint
 from megatron_math.train.run import run
 
+SHORT = "train.stop_after=4"
 # Nothing of megatron_math is imported here, and nothing is patched.
 PLAIN_CORE = """
 import sys
@@ -23,7 +26,7 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.tensor_parallel import random as tp_random
 from megatron.core.transformer import TransformerConfig
 
-checkpoint, hf_file, store = sys.argv[1:4]
+hf_file, store, *checkpoints = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
 parallel_state.initialize_model_parallel()
 config = TransformerConfig(
@@ -32,51 +35,54 @@ config = TransformerConfig(
     add_bias_linear=False, normalization="RMSNorm", layernorm_epsilon=1e-6,
     use_cpu_initialization=True, params_dtype=torch.float32, gradient_accumulation_fusion=False,
 )
-model = GPTModel(
-    config, get_gpt_layer_local_spec(normalization="RMSNorm"), vocab_size=512,
-    max_sequence_length=64, position_embedding_type="rope",
-    share_embeddings_and_output_weights=False,
-)
-state = dist_checkpointing.load({"model": model.sharded_state_dict()}, checkpoint)
-model.load_state_dict(state["model"], strict=False)
 from safetensors.torch import load_file
 weights = load_file(hf_file)
-own = dict(model.named_parameters())
-drift = (own["output_layer.weight"][:500] - weights["lm_head.weight"]).abs().max().item()
-layers = [own[f"decoder.layers.{i}.mlp.linear_fc2.weight"] for i in range(4)]
-same = all(
-    torch.equal(layer, weights[f"model.layers.{i}.mlp.down_proj.weight"])
-    for i, layer in enumerate(layers)
-)
+for checkpoint in checkpoints:
+    model = GPTModel(
+        config, get_gpt_layer_local_spec(normalization="RMSNorm"), vocab_size=512,
+        max_sequence_length=64, position_embedding_type="rope",
+        share_embeddings_and_output_weights=False,
+    )
+    state = dist_checkpointing.load({"model": model.sharded_state_dict()}, checkpoint)
+    model.load_state_dict(state["model"], strict=False)
+    own = dict(model.named_parameters())
+    drift = (own["output_layer.weight"][:500] - weights["lm_head.weight"]).abs().max().item()
+    layers = [own[f"decoder.layers.{i}.mlp.linear_fc2.weight"] for i in range(4)]
+    same = all(
+        torch.equal(layer, weights[f"model.layers.{i}.mlp.down_proj.weight"])
+        for i, layer in enumerate(layers)
+    )
+    print("drift", drift, "same", same)
 assert "megatron_math" not in sys.modules
-print("drift", drift, "same", same)
 """
 
 
-def load_with_plain_core(checkpoint: Path, hf_folder: Path, tmp_path: Path) -> tuple[float, bool]:
+def load_with_plain_core(
+    hf_folder: Path, tmp_path: Path, *checkpoints: Path
+) -> list[tuple[float, bool]]:
+    """Largest difference of the head to a Hugging Face folder's, and whether all else is equal, of
+    each checkpoint; in one process of plain core."""
     script = tmp_path / "plain_core.py"
     script.write_text(PLAIN_CORE)
-    store = tmp_path / f"store_{checkpoint.name}"
-    command = [sys.executable, "-W", "ignore", str(script), str(checkpoint)]
+    weights, store = hf_folder / "model.safetensors", tmp_path / "store"
+    command = [sys.executable, "-W", "ignore", str(script), str(weights), str(store)]
     result = subprocess.run(
-        [*command, str(hf_folder / "model.safetensors"), str(store)],
-        capture_output=True,
-        text=True,
-        check=False,
+        [*command, *map(str, checkpoints)], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    words = result.stdout.split()
-    return float(words[-3]), words[-1] == "True"
+    told = [line.split() for line in result.stdout.splitlines() if line.startswith("drift ")]
+    assert len(told) == len(checkpoints)
+    return [(float(words[1]), words[3] == "True") for words in told]
 
 
 def test_plain_core_loads_our_checkpoints(prepared: Path, copy_of, tmp_path: Path) -> None:
     base = prepared / "runs/road/00_base/checkpoint/release"
-    assert load_with_plain_core(base, prepared / "hf", tmp_path) == (0.0, True)
-
-    road = copy_of("trained", "parallel.tensor=2", "train.validation_samples=0")
-    run(road)
+    road = copy_of("trained", "parallel.tensor=2", "train.validation_samples=0", SHORT)
+    with pytest.raises(StoppedOnRequest):
+        run(road)
     last = open_checkpoint(road.folder("50_train") / "checkpoints").folder
-    drift, same = load_with_plain_core(last, prepared / "hf", tmp_path)
+    of_base, (drift, same) = load_with_plain_core(prepared / "hf", tmp_path, base, last)
+    assert of_base == (0.0, True)
     assert not same  # it was trained ...
     assert 1e-4 < drift < 0.2  # ... and is still that model
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from loaded import Forked, loaded
-from train_roads import metrics
+from train_roads import metrics, shorter
 
 from megatron_math.base.road import Road
 from megatron_math.checkpoint.folders import open_checkpoint
@@ -27,6 +27,12 @@ TIMING = (
 )  # fmt: skip
 LAYOUTS = {"data 2": "parallel.data=2", "tensor 2": "parallel.tensor=2"}
 NUM_KILLS = 2
+
+
+@pytest.fixture(scope="module")
+def prepared(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """15 steps of 8 samples: as many as the kills need."""
+    return shorter(prepared, tmp_path_factory.mktemp("shorter"), 14)
 
 
 def command_of(road: Road) -> list[str]:
@@ -133,7 +139,7 @@ def without_timing(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_two_kills_of_the_command_change_nothing(layout: str, copy_of) -> None:
     overrides = [LAYOUTS[layout], "checkpoint.interval=5", "checkpoint.async=true"]
     overrides += ["train.validation_interval=15"]
-    # Long enough that the kills fall inside: 42 steps of which every fifth is saved.
+    # Long enough that the kills fall inside: 30 steps of which every fifth is saved.
     overrides += ["train.global_batch_size=4", "train.micro_batch_size=1"]
     unbroken = copy_of("unbroken", *overrides)
     process = start(unbroken)
@@ -158,15 +164,21 @@ def test_two_kills_of_the_command_change_nothing(layout: str, copy_of) -> None:
     assert told.problems == []
 
 
-def test_three_kills_by_timer_in_each_layout(repository: Path, prepared: Path) -> None:
+def test_three_kills_by_timer_in_each_layout(
+    repository: Path, prepared: Path, tmp_path: Path
+) -> None:
     """The campaign of `make soak`, which has 300, and a control for every part of the state."""
+    prepared = shorter(prepared, tmp_path, 10)
     script = repository / "tests" / "soak" / "training_kills.py"
     command = [sys.executable, str(script), "--road", str(prepared), "--points", "6"]
-    done = subprocess.run(
-        [*command, "--kills", "3"], capture_output=True, text=True, check=False, timeout=280
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout[done.stdout.index("\n{") :])
+    with open(tmp_path / "told", "wb") as file:
+        campaign = loaded().start(
+            [*command, "--kills", "3"], stdout=file.fileno(), stderr=subprocess.PIPE
+        )
+        _, errors = campaign.communicate(timeout=280)
+    assert campaign.returncode == 0, errors.decode()
+    said = (tmp_path / "told").read_text()
+    told = json.loads(said[said.index("{\n") :])
     assert (told["kills"], told["differences"]) == (6, 0)
     assert {name.split(",")[0] for name in told} >= {"data 2", "tensor 2"}
     assert sum(told[name] for name in told if name.endswith("in a save")) >= 1

@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from loaded import loaded
 from scraped import parse, value
 from test_resume import start_command, wait_for
 from train_roads import metrics
@@ -107,10 +108,11 @@ def story(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     command = [sys.executable, str(folder / "killed.py"), str(road.yaml_path), *overrides]
     alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
              "MASTER_PORT": str(free_port())}  # fmt: skip
-    killed = subprocess.run(
-        [*command, "--runs", str(road.runs)], env=os.environ | alone, capture_output=True
+    killed = loaded().start(
+        [*command, "--runs", str(road.runs)], env=os.environ | alone, stderr=subprocess.PIPE
     )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    _, errors = killed.communicate(timeout=100)
+    assert killed.returncode == -signal.SIGKILL, errors.decode()
     story.said.append(status_of(road))
 
     with in_step(9, lambda: os.kill(os.getpid(), signal.SIGUSR1)), pytest.raises(StoppedOnRequest):
