@@ -1,11 +1,11 @@
 """Two models on the same problems: the difference of their scores, and how sure it is."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron_math.base.errors import UserError
+from megatron_math.base.proportions import mcnemar_p
 from megatron_math.base.statistics import estimate
 from megatron_math.evaluate.predictions import read_predictions
 
@@ -43,13 +43,6 @@ def compare(first: Path | str, second: Path | str) -> dict[str, Any]:
         "only_second": only_second,
         "p": mcnemar_p(only_first, only_second),
     }
-
-
-def mcnemar_p(only_first: int, only_second: int) -> float:
-    """Two-sided and exact: so uneven a split of these by a fair coin, or a more uneven one."""
-    n, least = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(n, k) for k in range(least + 1))
-    return min(1.0, 2 * tail / 2**n)
 
 
 def in_words(found: dict[str, Any], names: Sequence[str] = ("first", "second")) -> str:

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json, sha256_file, write_json
 from megatron_math.base.log import log
+from megatron_math.base.proportions import Z
 from megatron_math.base.records import read_records
 from megatron_math.evaluate.predictions import read_predictions
 from megatron_math.evaluate.retention_config import HeldOutText, RetentionConfig
-from megatron_math.evaluate.scores import Z
 
 FORMAT, VERSION = "megatron-math retention", 1
 FOLDER, FILE = "retention", "retention.json"

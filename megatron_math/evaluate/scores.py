@@ -3,22 +3,10 @@
 Pure arithmetic on the rows of predictions.jsonl; docs/formats.md fixes both files.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Two-sided 95 % quantile of the normal distribution.
-Z = 1.959963984540054
-
-
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval for `correct` of `n`: right for small n and at 0 and 1 too."""
-    assert 0 <= correct <= n, (correct, n)
-    assert n > 0
-    share = correct / n
-    width = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    middle, scale = share + Z * Z / (2 * n), 1 + Z * Z / n
-    return max(0.0, (middle - width) / scale), min(1.0, (middle + width) / scale)
+from megatron_math.base.proportions import wilson_interval
 
 
 def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

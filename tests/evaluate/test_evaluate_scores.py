@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from megatron_math.evaluate.scores import count, count_groups, wilson_interval
+from megatron_math.base.proportions import wilson_interval
+from megatron_math.evaluate.scores import count, count_groups
 
 # Newcombe 1998 (Statistics in Medicine 17:857), table I, method 3: 81/263, 15/148, 0/20, 1/29.
 PUBLISHED = [

@@ -12,9 +12,10 @@ from run_folder import write_lines, write_road, write_run
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json
+from megatron_math.base.proportions import Z, mcnemar_p, paired_interval, wilson_interval
 from megatron_math.report.comparison import compare_runs, find_runs
 from megatron_math.report.examples import choose, common_prefix, read_examples, spaced
-from megatron_math.report.paired import Z, interval, mcnemar, paired, wilson
+from megatron_math.report.paired import paired
 from megatron_math.report.run import run
 from megatron_math.report.scores import gain
 
@@ -85,17 +86,17 @@ def test_mcnemar_is_the_binomial_test() -> None:
     scipy = pytest.importorskip("scipy.stats")
     for gained, lost in ((0, 0), (5, 5), (9, 1), (200, 150), (3000, 2800)):
         expected = scipy.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-        assert mcnemar(gained, lost) == pytest.approx(expected, rel=1e-9)
+        assert mcnemar_p(gained, lost) == pytest.approx(expected, rel=1e-9)
 
 
 def test_pairs_without_correlation_are_independent_samples() -> None:
     """36, 12, 24, 8 of 80: phi is 0, so it is the interval of two samples of 80."""
-    found = interval(36, 12, 24, 80)
-    scores = [{"accuracy": a, "interval95": list(wilson(a, 80))} for a in (60 / 80, 48 / 80)]
+    found = paired_interval(36, 12, 24, 80)
+    scores = [{"accuracy": n / 80, "interval95": list(wilson_interval(n, 80))} for n in (60, 48)]
     alone = gain(*scores)
     assert alone is not None
     assert found == pytest.approx(alone["interval95"])
-    assert interval(48, 4, 0, 80)[1] - interval(48, 4, 0, 80)[0] < found[1] - found[0]
+    assert paired_interval(48, 4, 0, 80)[1] - paired_interval(48, 4, 0, 80)[0] < found[1] - found[0]
 
 
 def test_pairs_agree_with_the_normal_interval_where_there_are_many() -> None:
