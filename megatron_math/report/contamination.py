@@ -3,6 +3,7 @@
 Reads stats.json of 20_curate: one row a benchmark and rule.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ KEYS = {
     "dropped": "dropped",
     "allowed": "hits allowed",
 }
+
+
+def set_of(exam: str) -> str:
+    """The benchmark of an exam; a protocol that asks in several ways names them gsm8k-5shot."""
+    return re.sub(r"-\d+shot$", "", exam)
 
 
 def read_contamination(folders: Mapping[str, Path]) -> dict[str, list[dict[str, Any]]]:

@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from megatron_math.report import words
+from megatron_math.report.contamination import set_of
 from megatron_math.report.figures import KINDS, figure
 
 HERE = Path(__file__).parent
@@ -32,6 +33,7 @@ def render(template: str, facts: dict[str, Any], **more: Any) -> str:
         base_name=words.base_name,
         kind_name=words.kind_name,
         headline=words.headline,
+        set_of=set_of,
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         **more,

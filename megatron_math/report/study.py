@@ -14,7 +14,7 @@ from typing import Any
 from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json, write_json, write_text
 from megatron_math.base.stage import code_version
-from megatron_math.report.contamination import read_contamination
+from megatron_math.report.contamination import read_contamination, set_of
 from megatron_math.report.examples import read_examples
 from megatron_math.report.training import ALL, read_training
 
@@ -67,7 +67,9 @@ def gather_study(folder: Path, arms: Arms, shared: Sequence[Path] = ()) -> Facts
 
 def _benchmarks(arms: Arms) -> set[str]:
     return {
-        path.parent.name for root in arms.values() for path in (root / AFTER).glob("*/scores.json")
+        set_of(path.parent.name)
+        for root in arms.values()
+        for path in (root / AFTER).glob("*/scores.json")
     }
 
 

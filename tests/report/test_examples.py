@@ -14,6 +14,7 @@ from megatron_math.base.errors import UserError
 from megatron_math.base.files import read_json
 from megatron_math.base.proportions import Z, mcnemar_p, paired_interval, wilson_interval
 from megatron_math.report.comparison import compare_runs, find_runs
+from megatron_math.report.contamination import set_of
 from megatron_math.report.examples import choose, common_prefix, read_examples, spaced
 from megatron_math.report.paired import paired
 from megatron_math.report.run import run
@@ -134,3 +135,9 @@ def test_other_runs_stand_beside_this_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither nobody nor"):
         find_runs(road, [Path("nobody")])
     assert compare_runs(road.root, {}) == []
+
+
+def test_contamination_is_that_of_the_set_however_it_was_asked() -> None:
+    assert [set_of(name) for name in ("gsm8k-0shot", "gsm8k-15shot", "gsm8k", "few-shot")] == [
+        "gsm8k", "gsm8k", "gsm8k", "few-shot",
+    ]  # fmt: skip
