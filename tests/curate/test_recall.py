@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from toy_web import Row, Web, read_rows, toy_web, wikitext, write_rows
 
 from megatron_math.base.errors import UserError
 from megatron_math.base.road import Road
+from megatron_math.curate.order import read_order
 from megatron_math.curate.recall import round as rounds
+from megatron_math.curate.recall import run as recall_run
 from megatron_math.curate.recall.config import DomainRuleConfig
 from megatron_math.curate.recall.domains import grow, on_paths, read_paths
 from megatron_math.curate.recall.pages import survey
@@ -154,7 +157,7 @@ def test_processes_that_wait_score_what_nobody_has_claimed(done: Path, tmp_path:
     first = min(whole)
     with open(here / first.replace(".npz", ".claim"), "w") as claim:
         fcntl.flock(claim, fcntl.LOCK_EX)
-        rounds.help_to_score(files, here, 1)
+        rounds.help_to_score(files, here, rounds.read_key(here), 1)
         assert npz() == {name: content for name, content in whole.items() if name != first}
         scoring = threading.Thread(
             target=rounds.score_files, args=(here / "classifier.npy", files, here, 1)
@@ -164,6 +167,19 @@ def test_processes_that_wait_score_what_nobody_has_claimed(done: Path, tmp_path:
         assert scoring.is_alive(), "it waits for the other one"
     scoring.join(60)  # the other one is gone, with its lock
     assert npz() == whole
+
+
+def test_nobody_helps_with_a_pool_that_is_not_his(web: Web, done: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(done / "recall", tmp_path / "recall"))
+    left = folder / "round_2"
+    for path in [left / "collected.npy", *left.glob("scores_*.npz")]:
+        path.unlink()
+    other = replace(web, pool=web.pool[:-1])
+    for pool, helped in ((other, 0), (web, 2)):
+        order = read_order(make_road(tmp_path / f"helps_{helped}", pool))
+        assert order.config.recall is not None
+        recall_run._help(order, order.config.recall, folder)
+        assert len(list(left.glob("scores_*.npz"))) == helped
 
 
 def test_a_change_makes_only_the_rounds_that_it_concerns(

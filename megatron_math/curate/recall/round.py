@@ -80,32 +80,32 @@ def make_round(
 def score_files(classifier: Path, pool: Sequence[Path], folder: Path, workers: int) -> None:
     """Score the files of the pool that `folder` has no scores of, and wait for those that other
     processes score; what one that was killed has left is free again."""
-    while missing := _missing(pool, folder):
-        if not _score_claimed(classifier, pool, missing, folder, workers):
+    key = read_key(folder)
+    while missing := _missing(pool, folder, key):
+        if not _score_claimed(classifier, missing, workers):
             time.sleep(CLAIMED_SECONDS)
 
 
-def help_to_score(pool: Sequence[Path], folder: Path, workers: int) -> None:
-    """Score what is missing of the round in `folder` and in no other process's hands."""
+def help_to_score(pool: Sequence[Path], folder: Path, key: str, workers: int) -> None:
+    """Score what the round of this key in `folder` lacks and no other process has in hand."""
     classifier = folder / "classifier.npy"
     if classifier.is_file():
-        _score_claimed(classifier, pool, _missing(pool, folder), folder, workers)
+        _score_claimed(classifier, _missing(pool, folder, key), workers)
 
 
-def _missing(pool: Sequence[Path], folder: Path) -> list[int]:
-    return [n for n in range(len(pool)) if not _scores(folder, n).is_file()]
+def _missing(pool: Sequence[Path], folder: Path, key: str) -> list[tuple[Path, Path]]:
+    """A file of the pool and where its scores go, of each that has none."""
+    pairs = [(path, _scores(folder, n, key)) for n, path in enumerate(pool)]
+    return [pair for pair in pairs if not pair[1].is_file()]
 
 
-def _score_claimed(
-    classifier: Path, pool: Sequence[Path], missing: list[int], folder: Path, workers: int
-) -> int:
+def _score_claimed(classifier: Path, missing: list[tuple[Path, Path]], workers: int) -> int:
     """How many files this call has scored."""
-    tasks = [(classifier, pool[n], _scores(folder, n)) for n in missing]
-    if workers == 1 or len(tasks) < 2:
-        return sum(_score_unless_claimed(*task) for task in tasks)
+    if workers == 1 or len(missing) < 2:
+        return sum(_score_unless_claimed(classifier, *pair) for pair in missing)
     spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=spawning) as processes:
-        done = [processes.submit(_score_unless_claimed, *task) for task in tasks]
+    with ProcessPoolExecutor(min(workers, len(missing)), mp_context=spawning) as processes:
+        done = [processes.submit(_score_unless_claimed, classifier, *pair) for pair in missing]
         return sum(one.result() for one in as_completed(done))
 
 
@@ -140,13 +140,15 @@ def take(
 
 def read_scores(folder: Path, num_files: int) -> npt.NDArray[np.float32]:
     """float32[pages]: logits."""
-    parts = [np.load(_scores(folder, n))["logits"] for n in range(num_files)]
+    key = read_key(folder)
+    parts = [np.load(_scores(folder, n, key))["logits"] for n in range(num_files)]
     return np.concatenate(parts).astype(np.float32)
 
 
 def read_words(folder: Path, num_files: int) -> npt.NDArray[np.int32]:
     """int32[pages]: words of each."""
-    parts = [np.load(_scores(folder, n))["words"] for n in range(num_files)]
+    key = read_key(folder)
+    parts = [np.load(_scores(folder, n, key))["words"] for n in range(num_files)]
     return np.concatenate(parts).astype(np.int32)
 
 
@@ -155,9 +157,14 @@ def read_collected(folder: Path, num_pages: int) -> BoolArray:
     return np.unpackbits(np.load(folder / "collected.npy"), count=num_pages).astype(bool)
 
 
-def _scores(folder: Path, number: int) -> Path:
+def read_key(folder: Path) -> str:
+    """Of all that decides what the round in `folder` is."""
+    return (folder / "key").read_text()
+
+
+def _scores(folder: Path, number: int, key: str) -> Path:
     """Under the round's key: what helps a round that is made anew writes what nobody reads."""
-    return folder / f"scores_{(folder / 'key').read_text()[:8]}_{number:05d}.npz"
+    return folder / f"scores_{key[:8]}_{number:05d}.npz"
 
 
 def _score(classifier: Path, pool: Path, path: Path) -> None:

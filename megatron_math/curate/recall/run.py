@@ -33,6 +33,7 @@ from megatron_math.curate.recall.round import (
     help_to_score,
     make_round,
     read_collected,
+    read_key,
     read_scores,
 )
 
@@ -105,21 +106,30 @@ def _pool(order: Order, config: RecallConfig) -> dict[str, list[Path]]:
 
 
 def _help(order: Order, config: RecallConfig, folder: Path) -> None:
-    """What another process's rounds leave to do for us."""
+    """What another process's rounds leave to do for us, if they are over our own files."""
     files = [path for paths in _pool(order, config).values() for path in paths]
+    ours = sha256_json(_inputs(order, config))
     for here in folder.glob("round_*"):
         with suppress(FileNotFoundError):  # it is made anew
-            if not (here / "collected.npy").is_file():
-                help_to_score(files, here, config.workers)
+            # the survey's key is written before a round's, so this order never mixes two pools
+            key = read_key(here)
+            if read_key(folder / "survey") == ours and not (here / "collected.npy").is_file():
+                help_to_score(files, here, key, config.workers)
+
+
+def _inputs(order: Order, config: RecallConfig) -> dict[str, Any]:
+    """Fingerprints of the files of the pool and of both classes' examples."""
+    seen = {name: item.fingerprint for name, item in order.stage.inputs.items()}
+    pool = _pool(order, config).items()
+    read = [f"source {name} {n}" for name, paths in pool for n in range(len(paths))]
+    read += [name for name in seen if name.startswith(("recall seed ", "recall general "))]
+    return {"files": [[name, seen[name]] for name in read]}
 
 
 def _loop(order: Order, config: RecallConfig, folder: Path) -> Recalled:
     pool = _pool(order, config)
     files = [path for paths in pool.values() for path in paths]
-    seen = {name: item.fingerprint for name, item in order.stage.inputs.items()}
-    read = [f"source {name} {n}" for name, paths in pool.items() for n in range(len(paths))]
-    read += [name for name in seen if name.startswith(("recall seed ", "recall general "))]
-    inputs = {"files": [[name, seen[name]] for name in read]}
+    inputs = _inputs(order, config)
     _keep_if(folder / "survey", sha256_json(inputs))
     seed, general = order.examples["recall seed"], order.examples["recall general"]
     known = survey(files, seed, general, folder / "survey")
@@ -147,7 +157,8 @@ def _loop(order: Order, config: RecallConfig, folder: Path) -> Recalled:
             joined_N = joined_N | growth.joins_N
             _write_lines(here / "domains.jsonl", growth.domains)
             made[-1] |= {"domains": len(growth.domains), "joins the seed": int(joined_N.sum())}
-            said = rule.identity() | {"paths": seen.get("recall paths")}
+            paths_read = order.stage.inputs.get("recall paths")
+            said = rule.identity() | {"paths": paths_read and paths_read.fingerprint}
             key = sha256_json({"round": number + 1, "after": key, "rule": said})
         log.info("recall: %s", made[-1])
         if number > 1 and made[-1]["overlap"] >= config.overlap:
