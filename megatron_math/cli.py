@@ -391,15 +391,13 @@ def grade(
     """Score a saved predictions file again, under other rules too; no model is loaded."""
     from megatron_math.evaluate.compare import compare, in_words
     from megatron_math.evaluate.grade import grade as grade_file
-    from megatron_math.evaluate.second_look import look_again, write_disputed
+    from megatron_math.evaluate.second_look import look_again
 
     scores = grade_file(predictions, benchmark=benchmark) | look_again(
         predictions, benchmark=benchmark, second_opinion=second_opinion
     )
     if against is not None:
         scores["against"] = compare(against, predictions)
-    if second_opinion:
-        write_disputed(predictions, scores["disputed"])
     if as_json:
         typer.echo(json.dumps(scores, indent=2))
         return

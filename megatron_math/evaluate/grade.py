@@ -1,9 +1,10 @@
 """Judge outputs, and score a predictions file again without any model (the verb `grade`).
 
 Reads: predictions.jsonl, the benchmark's YAML, and protocol.json beside the predictions if it is
-there. Writes nothing.
+there. Writes disputed.jsonl beside the predictions where a second opinion is asked for.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +20,11 @@ from megatron_math.base.statistics import estimate
 from megatron_math.benchmarks.config import BenchmarkConfig
 from megatron_math.benchmarks.load import load_config
 from megatron_math.evaluate.pick import classes, of_samples, pick
-from megatron_math.evaluate.predictions import read_predictions, samples_of
+from megatron_math.evaluate.predictions import read_predictions, samples_of, write_predictions
 from megatron_math.evaluate.scores import count, count_groups
 from megatron_math.evaluate.tool import count_runs
 
-PROTOCOL = "protocol.json"
+PROTOCOL, DISPUTED = "protocol.json", "disputed.jsonl"
 OF_A_SAMPLE = ("output", "finish", "extracted", "correct")
 
 
@@ -32,14 +33,15 @@ def judge(
     benchmark: BenchmarkConfig,
     protocol: dict[str, Any] | None = None,
     graders: int = 1,
-) -> None:
+) -> Counter[str]:
     """Set what was extracted and whether it is right, in all rows and their samples, in place.
 
     Of several samples the classes of equal answers are found, and one is picked, as `protocol`
-    says; without one by majority. The letter of a likeliest option is taken as it is.
+    says; without one by majority. The letter of a likeliest option is taken as it is. Returns how
+    many verdicts each rule has decided.
     """
     protocol = protocol or {}
-    rules = PRESETS[protocol["grading"]] if protocol.get("grading", "ours") != "ours" else OURS
+    rules = _rules(protocol)
     finders = protocol.get("answer_rules") or benchmark.answer_rules
     samples = [(row, sample) for row in rows for sample in samples_of(row)]
     for _, sample in samples:
@@ -51,6 +53,11 @@ def judge(
     for (_, sample), verdict in zip(samples, verdicts, strict=True):
         sample["correct"] = verdict.correct
     _pick([row for row in rows if "samples" in row], protocol, graders, rules)
+    return Counter(verdict.how for verdict in verdicts)
+
+
+def _rules(protocol: dict[str, Any]) -> Rules:
+    return PRESETS[protocol["grading"]] if protocol.get("grading", "ours") != "ours" else OURS
 
 
 def _pick(
@@ -68,15 +75,25 @@ def _pick(
         row |= {key: row["samples"][row["picked"]][key] for key in OF_A_SAMPLE}
 
 
-def find_disputed(rows: Sequence[dict[str, Any]], graders: int = 1) -> list[dict[str, Any]]:
-    """Of judged rows those about which math-verify thinks otherwise, with both opinions."""
+def write_disputed(
+    predictions: Path,
+    rows: Sequence[dict[str, Any]],
+    protocol: dict[str, Any] | None = None,
+    graders: int = 1,
+) -> list[dict[str, Any]]:
+    """Leave beside the predictions those of the judged rows about which math-verify thinks
+    otherwise, with both opinions and the rule that decided ours."""
     pairs = [(row["extracted"], row["reference"]) for row in rows]
+    opinions = second_opinions(pairs, graders)
+    places = [n for n, row in enumerate(rows) if opinions[n] not in (None, row["correct"])]
+    ours = equal_many([pairs[n] for n in places], workers=graders, rules=_rules(protocol or {}))
     keys = ("id", "extracted", "reference", "correct")
-    return [
-        {key: row[key] for key in keys} | {"math_verify": theirs}
-        for row, theirs in zip(rows, second_opinions(pairs, graders), strict=True)
-        if theirs is not None and theirs != row["correct"]
+    disputed = [
+        {key: rows[n][key] for key in keys} | {"how": verdict.how, "math_verify": opinions[n]}
+        for n, verdict in zip(places, ours, strict=True)
     ]
+    write_predictions(predictions.with_name(DISPUTED), disputed)
+    return disputed
 
 
 def grade(path: Path | str, *, benchmark: str | None = None, graders: int = 1) -> dict[str, Any]:

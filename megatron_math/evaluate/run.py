@@ -26,7 +26,7 @@ from megatron_math.evaluate.ask import Reply, ask
 from megatron_math.evaluate.candidate import Candidate, OpenEngine, find, open_kept
 from megatron_math.evaluate.config import EvaluateConfig
 from megatron_math.evaluate.exam import Exam, exams_of
-from megatron_math.evaluate.grade import PROTOCOL, find_disputed, judge, score
+from megatron_math.evaluate.grade import DISPUTED, PROTOCOL, judge, score, write_disputed
 from megatron_math.evaluate.predictions import write_predictions
 from megatron_math.evaluate.programs import Programs
 from megatron_math.evaluate.retention import FILE as RETENTION
@@ -34,7 +34,7 @@ from megatron_math.evaluate.retention import check_sets, measure_retention
 from megatron_math.evaluate.tool import ask_with_tool
 
 STAGE = "70_evaluate"
-PREDICTIONS, DISPUTED = "predictions.jsonl", "disputed.jsonl"
+PREDICTIONS = "predictions.jsonl"
 SCORES, SUMMARY = "scores.json", "summary.json"
 Replies = list[list[Reply]]
 
@@ -189,7 +189,7 @@ class _Room:
         judge(rows, exam.benchmark.config, protocol, self.config.graders)
         write_predictions(path, rows)
         if self.config.second_opinion:
-            write_predictions(disputed, find_disputed(rows, self.config.graders))
+            write_disputed(path, rows, protocol, self.config.graders)
         scores = score(path, rows, exam.benchmark.config)
         write_json(folder / SCORES, scores)
         return scores
