@@ -1,9 +1,10 @@
 """A tiny Llama that learns some sums by heart, the sums as a benchmark, and a road around both."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
+
+from by_heart import learn
 
 from megatron_math.base.road import Road
 
@@ -45,54 +46,17 @@ def write_road(folder: Path, hf: Path, **evaluate: Any) -> Road:
     return Road.load(folder / "road.yaml", runs=folder / "runs")
 
 
-def train(folder: Path, most_steps: int = 400) -> Path:
+def train(folder: Path) -> Path:
     """Until what is to be learned is known; returns the Hugging Face folder."""
-    import torch
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
     texts = [
         (f"Question: {problem}\nSolution:", f" The answer is {answer}.")
         for problem, answer in problems()
     ]
-    words = sorted(set(re.findall(r"\s|\w+|[^\w\s]", "".join(a + b for a, b in texts))))
-    vocabulary = {"<s>": 0, "</s>": 1} | {word: 2 + i for i, word in enumerate(words)}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<s>"))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s|\w+|[^\w\s]"), "isolated")
-    core.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(7)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=48, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-        bos_token_id=0, eos_token_id=1,
+    return learn(
+        folder, dict(texts[:LEARNED]), [a + b for a, b in texts[LEARNED:]], lr=5e-3, most_steps=400,
+        hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64,
     )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    rows = [
-        (tokenizer(prompt)["input_ids"], [*tokenizer(answer)["input_ids"], 1])
-        for prompt, answer in texts[:LEARNED]
-    ]
-    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
-    ids_BT = torch.ones(len(rows), longest, dtype=torch.long)
-    labels_BT = torch.full_like(ids_BT, -100)
-    for place, (prompt, answer) in enumerate(rows):
-        ids_BT[place, : len(prompt) + len(answer)] = torch.tensor([*prompt, *answer])
-        labels_BT[place, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    known = False
-    for _ in range(most_steps):
-        output = model(ids_BT, labels=labels_BT)
-        right_BT = output.logits[:, :-1].argmax(-1) == labels_BT[:, 1:]
-        known = bool((right_BT | (labels_BT[:, 1:] < 0)).all())
-        if known:
-            break
-        optimizer.zero_grad()
-        output.loss.backward()
-        optimizer.step()
-    assert known, "the model has not learnt its sums"
-    model.save_pretrained(folder)
-    return folder
 
 
 def closest_calls(hf: Path, rows: list[dict[str, Any]]) -> dict[str, float]:

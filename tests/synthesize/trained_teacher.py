@@ -1,8 +1,9 @@
 """A tiny Llama that is trained to know a few answers by heart: a real model for a real server."""
 
 import json
-import re
 from pathlib import Path
+
+from by_heart import learn
 
 PROMPTS = {
     "expansion.ask": "E {{ problem }}",
@@ -54,53 +55,15 @@ def write_inputs(folder: Path) -> tuple[Path, Path]:
     return seeds, prompts
 
 
-def train(folder: Path, most_steps: int = 1000) -> Path:
+def train(folder: Path) -> Path:
     """Train until every answer is known; returns the Hugging Face folder."""
-    import torch
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
     texts = {
         f"{letter} {seed_row(*numbers)['problem']}": answer
         for numbers in NUMBERS
         for letter, answer in answers(*numbers).items()
     }
-    words = sorted(set(re.findall(r"\s|\w+|[^\w\s]", "\n".join([*texts, *texts.values()]))))
-    vocabulary = {"<s>": 0, "</s>": 1} | {word: 2 + i for i, word in enumerate(words)}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<s>"))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s|\w+|[^\w\s]"), "isolated")
-    core.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(7)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=64, intermediate_size=160, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512,
-        bos_token_id=0, eos_token_id=1,
+    return learn(
+        folder, texts, lr=3e-3, most_steps=1000, loss=2e-3,
+        hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=512,
     )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    rows = [
-        (tokenizer(prompt)["input_ids"], [*tokenizer(answer)["input_ids"], 1])
-        for prompt, answer in texts.items()
-    ]
-    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
-    ids, labels = torch.ones(len(rows), longest, dtype=torch.long), []
-    for place, (prompt, answer) in enumerate(rows):
-        row = [*prompt, *answer]
-        ids[place, : len(row)] = torch.tensor(row)
-        labels.append([-100] * len(prompt) + answer + [-100] * (longest - len(row)))
-    labels_BT = torch.tensor(labels)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    known = False
-    for _ in range(most_steps):
-        output = model(ids, labels=labels_BT)
-        right_BT = output.logits[:, :-1].argmax(-1) == labels_BT[:, 1:]
-        known = bool((right_BT | (labels_BT[:, 1:] < 0)).all())
-        if known and output.loss.item() < 2e-3:
-            break
-        optimizer.zero_grad()
-        output.loss.backward()
-        optimizer.step()
-    assert known, "the model has not learnt its answers"
-    model.save_pretrained(folder)
-    return folder
