@@ -12,9 +12,22 @@ import pytest
 import yaml
 
 from megatron_math.base.records import Record, read_records, write_records
+from megatron_math.blend.config import BlendConfig
+from megatron_math.convert.config import BaseConfig
+from megatron_math.curate.config import CurateConfig
+from megatron_math.evaluate.config import EvaluateConfig
+from megatron_math.index.config import IndexConfig
+from megatron_math.launch.config import LaunchConfig
 from megatron_math.study.budget import ArmTokens, find_faults
 from megatron_math.study.plan import StudyPlan, plan_study, read_study
 from megatron_math.study.verb import count_arms
+from megatron_math.synthesize.config import read_section
+from megatron_math.train.config import (
+    CheckpointConfig,
+    ParallelConfig,
+    PrecisionConfig,
+    TrainConfig,
+)
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 STEPS = 25_000 * 1024 * 4096
@@ -30,6 +43,12 @@ PUBLISHED = {
     "problems_medium": 2_592_000_000,
     "problems_hard": 2_952_000_000,
 }
+SECTIONS = {
+    "base": BaseConfig, "curate": CurateConfig, "index": IndexConfig, "blend": BlendConfig,
+    "parallel": ParallelConfig, "precision": PrecisionConfig, "train": TrainConfig,
+    "checkpoint": CheckpointConfig, "evaluate": EvaluateConfig, "launch": LaunchConfig,
+}  # fmt: skip
+STUDIES = ("60_study_rq1", "61_study_rq2", "62_study_rq3", "63_study_jiuzhang3")
 SYNTHESES = ("diversification", "expansion", "retrospective", "tutorship")
 
 
@@ -116,7 +135,7 @@ def test_rq3_has_the_published_budgets(data: Path) -> None:
     assert [round(100 * tokens / sum(slices)) for tokens in slices] == [23, 36, 41]
 
 
-@pytest.mark.parametrize("folder", ["60_study_rq1", "61_study_rq2", "62_study_rq3"])
+@pytest.mark.parametrize("folder", STUDIES)
 def test_miniatures_have_equal_arms(folder: str, tmp_path: Path) -> None:
     plan = plan_study(read_study(EXAMPLES / folder / "miniature.yaml"), tmp_path)
     arms = count_arms(plan, [], [])
@@ -133,6 +152,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_records(out / "mathtext.jsonl", prose)
     run_script("60_study_rq1/texts.py", str(out), "--problems", "300", "--heldout", "30")
     run_script("61_study_rq2/syntheses.py", str(out))
+    run_script("63_study_jiuzhang3/texts.py", str(out), "--stories", "200")
     return out
 
 
@@ -218,6 +238,45 @@ def test_syntheses_are_what_their_method_makes(texts: Path) -> None:
     for record in made["diversification"]:
         assert record.solution != seeds[record.problem]
         assert (record.solution or "").endswith(f"The answer is {record.answer}.")
+
+
+@pytest.mark.parametrize("size", ["miniature", "study"])
+@pytest.mark.parametrize("folder", STUDIES)
+def test_every_section_of_every_road_is_read(folder: str, size: str, tmp_path: Path) -> None:
+    plan = plan_study(read_study(EXAMPLES / folder / f"{size}.yaml"), tmp_path)
+    for road in (*plan.shared, *(arm.road for arm in plan.arms if not arm.is_made_elsewhere)):
+        if "synthesize" in road.raw:
+            read_section(road)
+        for name, config in SECTIONS.items():
+            if name in road.raw:
+                road.section(name, config)
+
+
+def test_only_stories_have_sums_and_the_teacher_asks_for_them(texts: Path) -> None:
+    """JiuZhang3.0's miniature: what influence is to find, and what the teacher makes of it."""
+    reply = runpy.run_path(str(EXAMPLES / "51_jiuzhang3_loop" / "teacher.py"))["reply"]
+    problems = {
+        r.problem: r for r in (*records(texts, "problems"), *records(texts, "more_problems"))
+    }
+    told = {name: records(texts, name) for name in ("excerpts", "pages")}
+    for written in told.values():
+        sums = 0
+        for record in written:
+            answer = reply(f"grade: {record.text}")
+            match = re.fullmatch(r"Problem: (.+)\nSolution: (.+)", answer)
+            assert match is not None
+            problem, solution = match.groups()
+            if "=" in solution:
+                sums += 1
+                assert solution == problems[problem].solution
+            else:
+                assert problem not in problems
+                assert solution.split()[-1].rstrip(".") in re.findall(r"\d+", record.text or "")
+        assert sums == len(written) / 3 == 200
+    stories = {r.text for written in told.values() for r in written}
+    targets = records(texts, "targets")
+    assert len(targets) == 40
+    assert not {(r.problem or "").removesuffix(" How many?") for r in targets} & stories
 
 
 def test_the_benchmarks_of_the_miniatures_read_their_rows(texts: Path) -> None:
