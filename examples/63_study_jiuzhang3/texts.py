@@ -15,6 +15,7 @@ from pathlib import Path
 from megatron_math.base.records import Record, read_records, write_records
 from megatron_math.synthesize.families.words import NAMES, THINGS
 
+STORIES = {"excerpts": 1500, "pages": 1000}
 NUM_TARGETS = 40
 QUESTION = " How many?"
 
@@ -32,19 +33,14 @@ def texts(name: str, stories: Sequence[Record], rng: random.Random) -> Iterator[
         yield Record(id=f"{name}:{number}", source=name, text=text)
 
 
-def write(out: Path, num_stories: int) -> None:
+def write(out: Path) -> None:
     """All three files, from problems.jsonl and more_problems.jsonl in the same folder."""
     rng = random.Random("jiuzhang3 study")
     known = list(read_records(out / "problems.jsonl"))
-    targets, pages = known[:NUM_TARGETS], known[NUM_TARGETS:]
-    files = {
-        "excerpts": texts(
-            "excerpts", list(read_records(out / "more_problems.jsonl"))[:num_stories], rng
-        ),
-        "pages": texts("pages", pages[:num_stories], rng),
-        "targets": targets,
-    }
-    for name, records in files.items():
+    targets, others = known[:NUM_TARGETS], known[NUM_TARGETS:]
+    stories = {"excerpts": list(read_records(out / "more_problems.jsonl")), "pages": others}
+    files = {name: list(texts(name, stories[name][:most], rng)) for name, most in STORIES.items()}
+    for name, records in (files | {"targets": targets}).items():
         path = out / f"{name}.jsonl"
         print(f"{path}: {write_records(path, records):,} records")
 
@@ -52,9 +48,7 @@ def write(out: Path, num_stories: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, help="folder of the first study's texts")
-    parser.add_argument("--stories", type=int, default=1500, help="of each of the two files")
-    given = parser.parse_args(arguments)
-    write(given.out, given.stories)
+    write(parser.parse_args(arguments).out)
 
 
 if __name__ == "__main__":
