@@ -109,7 +109,8 @@ def test_the_program_s_output_stands_in_the_answer_and_not_the_model_s(
         "\\boxed{1}."
     )
     assert "NameError" in rows["mended"]["output"]
-    assert "[timeout: longer than 1 s]" in rows["looping"]["output"]
+    limits = ("longer than 1 s", "more than 1 s of processor time")  # a loop reaches both at once
+    assert any(f"[timeout: {limit}]" in rows["looping"]["output"] for limit in limits)
 
 
 def test_chats_take_turns_and_what_is_kept_is_not_asked_again(
