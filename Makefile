@@ -60,7 +60,7 @@ bench-curate: $(READY)
 bench-answers: $(READY)
 	$(BIN)/python tests/bench/answers --record
 
-# Do the findings of MathGPT-8B appear in small? RQ1 and RQ3 over six seeds; two hours, two cores, no GPU.
+# Do the findings of MathGPT-8B appear in small? RQ1 and RQ3 over six seeds; an hour and a half, two cores, no GPU.
 # Stopped, it goes on; what is done is left alone. docs/studies.md says how to read the tables.
 findings: $(READY)
 	$(BIN)/python $(DEMO)/corpora.py runs/study_texts
