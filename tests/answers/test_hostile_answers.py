@@ -1,7 +1,6 @@
 """No answer keeps a grader for more than 2 s or 512 MB, and its neighbours are judged as ever."""
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -76,17 +75,14 @@ def grow(item: int) -> int:
     return len(bytearray(item))
 
 
-def test_an_item_that_wants_more_is_refused_and_the_next_is_served() -> None:
+def test_an_item_that_wants_more_is_refused_and_the_next_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     here = str(Path(__file__).parent)
-    os.environ["PYTHONPATH"] = here
-    import sys
-
-    sys.path.insert(0, here)
-    try:
-        with Pool("test_hostile_answers:grow", memory_bytes=MEMORY_BYTES) as pool:
-            outcomes = pool.map([1 << 30, 10])
-    finally:
-        sys.path.remove(here)
+    monkeypatch.setenv("PYTHONPATH", here)
+    monkeypatch.syspath_prepend(here)
+    with Pool("test_hostile_answers:grow", memory_bytes=MEMORY_BYTES) as pool:
+        outcomes = pool.map([1 << 30, 10])
     assert outcomes[0].state in ("error", "died")
     assert outcomes[1].value == 10
 

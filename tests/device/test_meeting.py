@@ -125,10 +125,12 @@ def meet(tmp_path: Path):
 
     def start(ranks: list[int], seconds: int, env: dict[str, str]) -> list[tuple[int | None, str]]:
         more = ["4", str(free_port()), str(seconds)]
+        # Written once: another writing would empty it under a rank that reads it.
+        command = python(tmp_path, MEETS)
         return ends(
             *(
                 loaded().start(
-                    python(tmp_path, MEETS, str(rank), *more),
+                    [*command, str(rank), *more],
                     env=os.environ | env, stdout=subprocess.STDOUT, stderr=subprocess.PIPE,
                 )
                 for rank in ranks

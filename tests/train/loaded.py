@@ -10,6 +10,7 @@ descriptor is the only argument, with the outputs and a socket for the exit code
 """
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
@@ -274,7 +275,8 @@ def serve(requests: socket.socket) -> None:
             for pid in list(ends):
                 if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                    with ends.pop(pid) as end:
+                    # Who gave up waiting does not take the forks of others along.
+                    with ends.pop(pid) as end, contextlib.suppress(BrokenPipeError):
                         end.send(str(code).encode())
 
 

@@ -274,8 +274,7 @@ def test_a_signal_while_everything_loads_is_a_stop_and_one_rank_says_so(copy_of)
     road = copy_of("early", "parallel.data=2")
     process = start_command(road)
     ledger = road.folder("50_train") / "launches.jsonl"
-    assert wait_for(ledger.exists, process)
-    time.sleep(0.2)
+    assert wait_for(ledger.exists, process)  # the first thing that a rank does
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=200)
     assert process.returncode == 75
