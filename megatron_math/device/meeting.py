@@ -23,6 +23,8 @@ from megatron_math.device.start import LOOPBACK, LOOPBACK_INTERFACE, host_of
 _ALL = "all have come"
 TOLD_EVERY = 60.0
 """Seconds between two lines about those who have not come."""
+HEARD_WITHIN = 10.0
+"""Seconds that rank 0 stays for the others to read who is missing: its store goes with it."""
 
 
 class NobodyCame(RuntimeError):  # noqa: N818 - not an error of the program
@@ -73,13 +75,24 @@ def _call_roll(
         try:
             store.wait([_ALL], longer)
             said = store.get(_ALL).decode()
+            if said:
+                store.set(f"heard {rank}", "")
         except dist.DistError as error:
             raise NobodyCame(f"{what} 0{_on(0, what)} has gone before all had come") from error
     else:
         said = _missing(store, world, seconds, what)
         store.set(_ALL, said)
+        if said:
+            _wait_until_heard(store, world)
     if said:
         raise NobodyCame(said)
+
+
+def _wait_until_heard(store: dist.Store, world: int) -> None:
+    here = [rank for rank in range(1, world) if store.check([f"here {rank}"])]
+    if here:
+        with contextlib.suppress(dist.DistError):  # one of them has gone
+            store.wait([f"heard {rank}" for rank in here], datetime.timedelta(seconds=HEARD_WITHIN))
 
 
 def _missing(store: dist.Store, world: int, seconds: float, what: Literal["rank", "node"]) -> str:
