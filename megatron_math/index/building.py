@@ -24,7 +24,7 @@ from megatron_math.native.index_reader import HEADER_BYTES
 from megatron_math.native.index_writer import IndexWriter
 from megatron_math.native.output_file import OutputFile
 
-MOST_WAITING_BYTES = 1 << 25  # given to a writer and not yet digested
+MOST_WAITING_BYTES = 1 << 23  # given to a writer and not yet digested
 SUFFIXES = (".bin", ".idx", ".ids", ".roles", ".json")
 
 

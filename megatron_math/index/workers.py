@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ from megatron_math.tokenizer import Tokenizer
 from megatron_math.tokenizer.encoder import Encoder
 
 LARGE_BYTES = 1 << 20  # of a document that is compared with the reference as a whole
-BLOCKS_AHEAD = 3  # a worker: bounds memory, and keeps everyone busy while a slow block is awaited
+BLOCKS_AHEAD = 2  # a worker: bounds memory, and keeps everyone busy while a slow block is awaited
 
 
 class Refused(NamedTuple):
@@ -211,7 +211,9 @@ def encode_in_order(
                 if isinstance(task, EndOfSpan):
                     done.put((task, None))
                 elif in_flight.enter(task.block.num_bytes):
-                    done.put((task, pool.submit(encode, task)))
+                    # A block's text goes once it is encoded, not when its turn to be written comes.
+                    turn = replace(task, block=replace(task.block, content=None))
+                    done.put((turn, pool.submit(encode, task)))
                 else:
                     return
             done.put((None, None))

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # A thread. The engine keeps 32 MiB of it for short words, shares the rest between long ones and
-# ids, and forgets all when one of the three is full. Of 2.4 GB of text the whole command takes 22.4
-# s with 48 MiB and 21.5 with 64; from 0.2 to 2 GB memory grows by 26 and by 63 MB, and with the
-# engine's own 512 by hundreds (2026-11-22).
-CACHE_BYTES = 64 * 2**20
+# ids, and forgets all when one of the three is full. From 0.2 to 2 GB of text memory grows by 10 MB
+# with 48 MiB, by 38 with 56 and by 52 with 64, and the larger takes 15.7, 14.4 and 14.0 s (medians,
+# quiet, 2026-11-24); with the engine's own 512 it grows by hundreds.
+CACHE_BYTES = 56 * 2**20
 BATCH_BYTES = 2**21 - 1  # from 2 MiB on, the engine spreads a call over threads of its own
 DISTRIBUTIONS = ("gigatoken-cachefix", "gigatoken")
 
