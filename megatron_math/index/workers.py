@@ -199,7 +199,8 @@ def encode_in_order(
 ) -> Generator[tuple[Task, EncodedBlock] | tuple[EndOfSpan, None]]:
     """Every task with its result, in the order of `tasks`, whatever `num_workers` is.
 
-    One thread reads, `num_workers` encode. Raises what `tasks` or `encode` raised, in its place.
+    One thread reads, `num_workers` encode. The tasks come back without their block's content.
+    Raises what `tasks` or `encode` raised, in its place.
     """
     most_bytes = (num_workers + 1) * BLOCKS_AHEAD * BLOCK_BYTES
     in_flight = _InFlight(most_bytes)
