@@ -177,6 +177,7 @@ def test_a_worker_that_is_lost_is_replaced() -> None:
         assert sandbox.run("print(1)").outcome == "ok"
         (worker,) = sandbox._workers
         os.kill(worker._process.pid, signal.SIGKILL)
+        worker._process.wait()  # before that the one within may still answer (2026-11-24)
         lost = sandbox.run("print(2)")
         assert (lost.outcome, lost.stdout) == ("killed", b"")
         assert "the worker was lost" in lost.reason
